@@ -1,0 +1,1 @@
+"""ConsisID for ComfyUI: one photo of a person and a prompt become a video of that person."""

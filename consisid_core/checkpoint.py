@@ -1,0 +1,214 @@
+"""Weight files: which files form one checkpoint, and which dimensions a state dict has.
+
+Dimensions come from tensor shapes. What shapes cannot tell (head sizes of the face modules, the injection interval, the
+size that the position table was trained at) comes from diffusers' config keys where they agree with the shapes, else
+from the released defaults: the released config carries stale keys.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from .errors import ConsisIDError
+from .model.config import FacialExtractorConfig, TransformerConfig
+
+DEMO_MARKER = "consisid_demo_weights"
+"""Present in the metadata, or as a key, of every file that holds random demo weights."""
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+
+
+def list_checkpoints(filenames):
+    """Names to offer for choice: every file, but the shards of one checkpoint as the folder that holds them.
+
+    >>> list_checkpoints(["a.safetensors", "b/m-00001-of-00002.safetensors", "b/m-00002-of-00002.safetensors"])
+    ['a.safetensors', 'b']
+    """
+    names = {str(Path(name).parent.as_posix()) if _SHARD.search(name) else name for name in filenames}
+    return sorted(names - {"."})
+
+
+def checkpoint_files(path):
+    """The weight files of a checkpoint (a file, or a folder of shards with an index) and its config dict.
+
+    Raises ConsisIDError for a folder without an index, an unreadable index or config, or a missing shard.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path], {}
+    indexes = sorted(path.glob("*.index.json"))
+    if len(indexes) != 1:
+        raise ConsisIDError(
+            f"{path} holds {len(indexes)} index files (*.index.json); a folder of shards needs exactly one. "
+            "Download the whole folder again."
+        )
+    index = _read_json(indexes[0])
+    shards = [path / name for name in sorted(set(index.get("weight_map", {}).values()))]
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing or not shards:
+        raise ConsisIDError(
+            f"{path} is incomplete: {indexes[0].name} names {len(shards)} shards and {len(missing)} are missing "
+            f"({', '.join(missing)}). Download them into this folder."
+        )
+    config = path / "config.json"
+    return shards, _read_json(config) if config.is_file() else {}
+
+
+def _read_json(path):
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConsisIDError(f"{path} cannot be read as JSON ({error}). Download it again.") from None
+    if not isinstance(content, dict):
+        raise ConsisIDError(f"{path} is not a JSON object. Download it again.")
+    return content
+
+
+def infer_transformer_config(shapes, config=None):
+    """TransformerConfig of a state dict.
+
+    shapes: parameter name -> shape. config: diffusers' config keys, if known; used only where they fit the shapes.
+    Raises ConsisIDError saying what the weights are instead, if they are not a ConsisID transformer.
+    """
+    config = config or {}
+    _require_consisid(shapes)
+
+    hidden_dim, in_channels, patch_size, _ = shapes["patch_embed.proj.weight"]
+    head_dim = shapes["transformer_blocks.0.attn1.norm_q.weight"][0]
+    num_layers = _count(shapes, "transformer_blocks")
+    positions = shapes.get("patch_embed.pos_embedding")
+    max_text_length, sample = _sample_size(positions, patch_size, config)
+    cross_attn_inner = shapes["perceiver_cross_attention.0.to_q.weight"][0]
+    return TransformerConfig(
+        in_channels=in_channels,
+        out_channels=shapes["proj_out.weight"][0] // patch_size**2,
+        num_layers=num_layers,
+        num_heads=hidden_dim // head_dim,
+        head_dim=head_dim,
+        patch_size=patch_size,
+        text_embed_dim=shapes["patch_embed.text_proj.weight"][1],
+        time_embed_dim=shapes["time_embedding.linear_1.weight"][0],
+        ff_dim=shapes["transformer_blocks.0.ff.net.0.proj.weight"][0],
+        attention_bias="transformer_blocks.0.attn1.to_q.bias" in shapes,
+        max_text_length=max_text_length,
+        sample_frames=sample[0],
+        sample_height=sample[1],
+        sample_width=sample[2],
+        learned_positions=positions is not None,
+        cross_attn_interval=_interval(num_layers, _count(shapes, "perceiver_cross_attention"), config),
+        **_heads("cross_attn", cross_attn_inner, config.get("cross_attn_dim_head"), 128),
+        facial_extractor=_facial_extractor_config(shapes, config),
+    )
+
+
+def _require_consisid(shapes):
+    if "patch_embed.proj.weight" not in shapes or "transformer_blocks.0.attn1.norm_q.weight" not in shapes:
+        raise ConsisIDError(f"is not a ConsisID transformer: it looks like {describe_weights(shapes)}")
+    required = ("local_facial_extractor.proj_out", "perceiver_cross_attention.0.to_q.weight")
+    missing = [key for key in required if key not in shapes]
+    if missing:
+        raise ConsisIDError(
+            f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {' and no '.join(missing)})"
+        )
+
+
+_SIGNATURES = {
+    "a Stable Diffusion checkpoint": ("model.diffusion_model.", "cond_stage_model.", "first_stage_model."),
+    "a plain CogVideoX transformer, without ConsisID's face modules": ("patch_embed.text_proj.weight",),
+    "a ComfyUI-format CogVideoX transformer": ("blocks.0.norm1.linear.weight",),
+    "a T5 text encoder": ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+    "a CogVideoX VAE": ("decoder.conv_in.conv.weight",),
+    "an image VAE": ("decoder.conv_in.weight",),
+    "an EVA-CLIP model": ("visual.cls_token", "cls_token"),
+    "a BiSeNet face parser": ("cp.resnet.conv1.weight",),
+    "a LoRA": ("lora",),
+}
+
+
+def describe_weights(names):
+    """What a state dict with these parameter names most likely is, for error messages."""
+    if "local_facial_extractor.proj_out" in names:
+        return "a ConsisID transformer"
+    for description, keys in _SIGNATURES.items():
+        if any(name.startswith(key) or (key == "lora" and ".lora_" in name) for name in names for key in keys):
+            return description
+    first = ", ".join(sorted(names)[:3])
+    return f"weights of another kind (first names: {first})" if first else "an empty file"
+
+
+def _count(shapes, prefix):
+    """Number of numbered children: names `prefix.<i>.…`."""
+    return 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith(prefix + "."))
+
+
+def _heads(name, inner_dim, head_dim, default):
+    """Head count and size for an attention of this inner width, by the config's head size if that divides it."""
+    head_dim = next((d for d in (head_dim, default) if d and inner_dim % d == 0), inner_dim)
+    return {f"{name}_heads": inner_dim // head_dim, f"{name}_head_dim": head_dim}
+
+
+def _interval(num_layers, num_cross_attn, config):
+    for interval in (config.get("cross_attn_interval"), 2, num_layers // num_cross_attn):
+        if interval and interval * num_cross_attn == num_layers:
+            return interval
+    raise ConsisIDError(
+        f"has {num_cross_attn} face attention modules for {num_layers} blocks, which is no whole interval"
+    )
+
+
+def _sample_size(positions, patch_size, config):
+    """Text length and latent (frames, height, width) that the position table stands for."""
+    default = TransformerConfig()
+    stated = (
+        (config.get("sample_frames", 49) - 1) // config.get("temporal_compression_ratio", 4) + 1,
+        config.get("sample_height", default.sample_height),
+        config.get("sample_width", default.sample_width),
+    )
+    released = (default.sample_frames, default.sample_height, default.sample_width)
+    text_length = config.get("max_text_seq_length", default.max_text_length)
+    if positions is None:
+        return text_length, stated
+    for frames, height, width in (stated, released):
+        if text_length + frames * (height // patch_size) * (width // patch_size) == positions[1]:
+            return text_length, (frames, height, width)
+    raise ConsisIDError(
+        f"has a position table of {positions[1]} tokens, which fits neither the released size 480x720x49 nor its "
+        "config; keep the checkpoint's config.json beside the weights"
+    )
+
+
+def _facial_extractor_config(shapes, config):
+    prefix = "local_facial_extractor."
+    vit_dim, output_dim = shapes[prefix + "proj_out"]
+    inner_dim = shapes[prefix + "layers.0.0.to_q.weight"][0]
+    heads = _heads("lfe", inner_dim, config.get("LFE_dim_head"), 64)
+    return FacialExtractorConfig(
+        id_dim=shapes[prefix + "id_embedding_mapping.0.weight"][1],
+        vit_dim=vit_dim,
+        depth=1 + max(int(name.split(".")[2]) for name in shapes if name.startswith(prefix + "layers.")),
+        num_scales=len({name.split(".")[1] for name in shapes if name.startswith(prefix + "mapping_")}),
+        heads=heads["lfe_heads"],
+        head_dim=heads["lfe_head_dim"],
+        num_id_tokens=shapes[prefix + "id_embedding_mapping.6.weight"][0] // vit_dim,
+        num_queries=shapes[prefix + "latents"][1],
+        output_dim=output_dim,
+        ff_mult=shapes[prefix + "layers.0.1.1.weight"][0] // vit_dim,
+    )
+
+
+def check_names(shapes, expected, limit=10):
+    """Raise ConsisIDError naming missing, unknown and mis-shaped parameters (first ten and a count)."""
+    missing = [name for name in expected if name not in shapes]
+    unknown = [name for name in shapes if name not in expected]
+    misshapen = [
+        f"{name} {tuple(shapes[name])} instead of {tuple(expected[name])}"
+        for name in expected
+        if name in shapes and tuple(shapes[name]) != tuple(expected[name])
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:limit])}{', …' if len(names) > limit else ''}"
+        for what, names in (("missing", missing), ("unknown", unknown), ("of the wrong shape", misshapen))
+        if names
+    ]
+    if problems:
+        raise ConsisIDError("does not fit: parameters " + "; ".join(problems))

@@ -1,0 +1,276 @@
+"""The ConsisID transformer: CogVideoX with two identity inputs (paper Figure 2).
+
+Low frequency: image latents of the face arrive as the last 16 of the 32 input channels. High frequency: identity tokens
+are attended by the image tokens after every `cross_attn_interval`-th block. Parameter names are those of diffusers'
+`ConsisIDTransformer3DModel`, so released weights and LoRAs need no renaming.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .attention import scaled_dot_product_attention, split_heads
+from .config import TransformerConfig
+from .facial_extractor import LocalFacialExtractor, PerceiverAttention
+from .rope import apply_rotary, rotary_table
+
+
+def timestep_embedding(timestep, dim):
+    """Sinusoidal embedding, cosines first: [B] -> float32 [B, dim]."""
+    frequencies = torch.exp(
+        -math.log(10000) * torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) / (dim // 2)
+    )
+    angles = timestep.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class TimestepEmbedding(nn.Module):
+    def __init__(self, in_dim, dim, factory, operations):
+        super().__init__()
+        self.linear_1 = operations.Linear(in_dim, dim, **factory)
+        self.linear_2 = operations.Linear(dim, dim, **factory)
+
+    def forward(self, x):
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class PatchEmbed(nn.Module):
+    """Text embeddings and latents to tokens, plus the learned position table if there is one."""
+
+    def __init__(self, config: TransformerConfig, factory, operations):
+        super().__init__()
+        self.config = config
+        patch = config.patch_size
+        self.proj = operations.Conv2d(config.in_channels, config.hidden_dim, patch, stride=patch, **factory)
+        self.text_proj = operations.Linear(config.text_embed_dim, config.hidden_dim, **factory)
+        if config.learned_positions:
+            length = config.max_text_length + math.prod(config.base_grid)
+            self.pos_embedding = nn.Parameter(torch.empty(1, length, config.hidden_dim, **factory))
+
+    def forward(self, text_embeds, latents):
+        """text_embeds [B, L, text_embed_dim], latents [B, C, T, H, W] -> text [B, L, D], image [B, T*h*w, D]."""
+        text = self.text_proj(text_embeds)
+        image = self.proj(latents.transpose(1, 2).flatten(0, 1))
+        grid = (latents.shape[2], *image.shape[-2:])
+        image = image.unflatten(0, (-1, grid[0])).flatten(3).transpose(2, 3).flatten(1, 2)
+        if self.config.learned_positions:
+            table = self.pos_embedding.to(image)
+            text = text + table[:, : text.shape[1]]
+            image = image + self._image_positions(table[:, self.config.max_text_length :], grid)
+        return text, image
+
+    def _image_positions(self, table, grid):
+        """The trained table cut to fewer frames, or resampled for another frame size or more frames.
+
+        The reference has no table for other sizes: it refuses another frame size and replaces the table by an
+        untrained sine table for another frame count (diffusers `embeddings.py:749-768`).
+        """
+        base = self.config.base_grid
+        if grid[1:] == base[1:] and grid[0] <= base[0]:
+            return table[:, : math.prod(grid)]
+        volume = table.unflatten(1, base).movedim(-1, 1)
+        resampled = F.interpolate(volume.float(), size=grid, mode="trilinear", align_corners=True)
+        return resampled.to(table).flatten(2).transpose(1, 2)
+
+
+class AdaptiveLayerNormZero(nn.Module):
+    """Expert adaptive norm: one layer norm, separate shift, scale and gate for image and text tokens."""
+
+    def __init__(self, config: TransformerConfig, factory, operations):
+        super().__init__()
+        self.linear = operations.Linear(config.time_embed_dim, 6 * config.hidden_dim, **factory)
+        self.norm = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
+
+    def forward(self, image, text, temb):
+        """Returns modulated image and text tokens and the gates [B, 1, D] for what is computed from them."""
+        modulation = self.linear(F.silu(temb)).unsqueeze(1)
+        shift, scale, gate, text_shift, text_scale, text_gate = modulation.chunk(6, dim=-1)
+        image = torch.addcmul(shift, self.norm(image), 1 + scale)
+        text = torch.addcmul(text_shift, self.norm(text), 1 + text_scale)
+        return image, text, gate, text_gate
+
+
+class JointAttention(nn.Module):
+    """Full attention over text and image tokens; only image tokens are rotated."""
+
+    def __init__(self, config: TransformerConfig, attention, factory, operations):
+        super().__init__()
+        dim, bias = config.hidden_dim, config.attention_bias
+        self.heads = config.num_heads
+        self.attention = attention
+        self.to_q = operations.Linear(dim, dim, bias=bias, **factory)
+        self.to_k = operations.Linear(dim, dim, bias=bias, **factory)
+        self.to_v = operations.Linear(dim, dim, bias=bias, **factory)
+        self.to_out = nn.ModuleList([operations.Linear(dim, dim, **factory)])
+        self.norm_q = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
+        self.norm_k = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
+
+    def forward(self, hidden_states, text_length, rotary, transformer_options):
+        q = self.norm_q(split_heads(self.to_q(hidden_states), self.heads))
+        k = self.norm_k(split_heads(self.to_k(hidden_states), self.heads))
+        v = split_heads(self.to_v(hidden_states), self.heads)
+        q[:, :, text_length:] = apply_rotary(q[:, :, text_length:], rotary)
+        k[:, :, text_length:] = apply_rotary(k[:, :, text_length:], rotary)
+        return self.to_out[0](
+            self.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=transformer_options)
+        )
+
+
+class GELUProjection(nn.Module):
+    def __init__(self, dim, ff_dim, factory, operations):
+        super().__init__()
+        self.proj = operations.Linear(dim, ff_dim, **factory)
+
+    def forward(self, x):
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim, ff_dim, factory, operations):
+        super().__init__()
+        # The identity stands where the checkpoint's numbering has a dropout.
+        self.net = nn.Sequential(
+            GELUProjection(dim, ff_dim, factory, operations),
+            nn.Identity(),
+            operations.Linear(ff_dim, dim, **factory),
+        )
+
+    def forward(self, x):
+        return self.net(x)
+
+
+class ConsisIDBlock(nn.Module):
+    def __init__(self, config: TransformerConfig, attention, factory, operations):
+        super().__init__()
+        self.norm1 = AdaptiveLayerNormZero(config, factory, operations)
+        self.attn1 = JointAttention(config, attention, factory, operations)
+        self.norm2 = AdaptiveLayerNormZero(config, factory, operations)
+        self.ff = FeedForward(config.hidden_dim, config.ff_dim, factory, operations)
+
+    def forward(self, image, text, temb, rotary, transformer_options):
+        """image [B, N, D], text [B, L, D], temb [B, time_embed_dim] -> image, text."""
+        length = text.shape[1]
+
+        image_in, text_in, gate, text_gate = self.norm1(image, text, temb)
+        attended = self.attn1(torch.cat((text_in, image_in), dim=1), length, rotary, transformer_options)
+        image = torch.addcmul(image, gate, attended[:, length:])
+        text = torch.addcmul(text, text_gate, attended[:, :length])
+
+        image_in, text_in, gate, text_gate = self.norm2(image, text, temb)
+        fed = self.ff(torch.cat((text_in, image_in), dim=1))
+        image = torch.addcmul(image, gate, fed[:, length:])
+        text = torch.addcmul(text, text_gate, fed[:, :length])
+        return image, text
+
+
+class AdaptiveLayerNorm(nn.Module):
+    def __init__(self, config: TransformerConfig, factory, operations):
+        super().__init__()
+        self.linear = operations.Linear(config.time_embed_dim, 2 * config.hidden_dim, **factory)
+        self.norm = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
+
+    def forward(self, x, temb):
+        shift, scale = self.linear(F.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
+
+
+class ConsisIDTransformer(nn.Module):
+    """Predicts the velocity of noisy video latents from text, image latents and identity tokens."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        device=None,
+        dtype=None,
+        operations=nn,
+        attention=scaled_dot_product_attention,
+    ):
+        super().__init__()
+        factory = {"device": device, "dtype": dtype}
+        self.config = config
+        self.dtype = dtype
+        self.patch_embed = PatchEmbed(config, factory, operations)
+        self.time_embedding = TimestepEmbedding(config.hidden_dim, config.time_embed_dim, factory, operations)
+        self.transformer_blocks = nn.ModuleList(
+            ConsisIDBlock(config, attention, factory, operations) for _ in range(config.num_layers)
+        )
+        # Run once per face by the Local ID Extractor, never in forward: it depends on nothing but the face.
+        self.local_facial_extractor = LocalFacialExtractor(
+            config.facial_extractor, attention, operations=operations, **factory
+        )
+        self.perceiver_cross_attention = nn.ModuleList(
+            PerceiverAttention(
+                config.hidden_dim,
+                config.cross_attn_heads,
+                config.cross_attn_head_dim,
+                attention,
+                context_dim=config.facial_extractor.output_dim,
+                operations=operations,
+                **factory,
+            )
+            for _ in range(config.num_layers // config.cross_attn_interval)
+        )
+        self.norm_final = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
+        self.norm_out = AdaptiveLayerNorm(config, factory, operations)
+        self.proj_out = operations.Linear(
+            config.hidden_dim, config.patch_size**2 * config.out_channels, **factory
+        )
+
+    def forward(
+        self,
+        hidden_states,
+        timestep,
+        encoder_hidden_states,
+        identity_tokens=None,
+        identity_scale=1.0,
+        transformer_options={},
+    ):
+        """One denoising prediction.
+
+        hidden_states: [B, 32, T, H, W] noisy latents and image latents, scaled by 0.7, noise channels first. H and W
+            that are no multiple of the patch size are padded and the result is cut back.
+        timestep: [B] 0..999.
+        encoder_hidden_states: [B, L <= 226, 4096] T5 embeddings.
+        identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity.
+        identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`).
+        transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, and the whole
+            dictionary goes to the attention function.
+        Returns the velocity [B, 16, T, H, W].
+        """
+        height, width = hidden_states.shape[-2:]
+        patch = self.config.patch_size
+        hidden_states = F.pad(hidden_states, (0, -width % patch, 0, -height % patch, 0, 0), mode="replicate")
+        grid = (hidden_states.shape[2], hidden_states.shape[3] // patch, hidden_states.shape[4] // patch)
+
+        temb = timestep_embedding(timestep, self.config.hidden_dim).to(hidden_states.dtype)
+        temb = self.time_embedding(temb)
+        text, image = self.patch_embed(encoder_hidden_states, hidden_states)
+        rotary = rotary_table(grid, self.config.base_grid, self.config.head_dim, device=image.device)
+
+        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks)}
+        for i, block in enumerate(self.transformer_blocks):
+            transformer_options["block_index"] = i
+            image, text = self._run_block(i, block, image, text, temb, rotary, transformer_options)
+            if identity_tokens is not None and i % self.config.cross_attn_interval == 0:
+                face_attention = self.perceiver_cross_attention[i // self.config.cross_attn_interval]
+                image = image + identity_scale * face_attention(identity_tokens, image, transformer_options)
+
+        velocity = self.proj_out(self.norm_out(self.norm_final(image), temb))
+        velocity = velocity.unflatten(1, grid).unflatten(-1, (-1, patch, patch))
+        velocity = velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+        return velocity[..., :height, :width]
+
+    def _run_block(self, index, block, image, text, temb, rotary, transformer_options):
+        replacement = transformer_options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
+        if replacement is None:
+            return block(image, text, temb, rotary, transformer_options)
+
+        def original_block(args):
+            image, text = block(args["img"], args["txt"], args["vec"], args["pe"], args["transformer_options"])
+            return {"img": image, "txt": text}
+
+        args = {"img": image, "txt": text, "vec": temb, "pe": rotary, "transformer_options": transformer_options}
+        out = replacement(args, {"original_block": original_block})
+        return out["img"], out["txt"]
