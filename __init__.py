@@ -1,1 +1,17 @@
 """ConsisID for ComfyUI: one photo of a person and a prompt become a video of that person."""
+
+from comfy_api.latest import ComfyExtension
+
+from .nodes import face, identity, loaders, sampling, sockets
+
+WEB_DIRECTORY = "./nodes/web"
+
+
+class ConsisIDExtension(ComfyExtension):
+    async def get_node_list(self):
+        return [*loaders.NODES, *face.NODES, *identity.NODES, *sampling.NODES]
+
+
+async def comfy_entrypoint():
+    sockets.register_model_folders()
+    return ConsisIDExtension()

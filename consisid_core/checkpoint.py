@@ -29,13 +29,15 @@ def list_checkpoints(filenames):
 
 
 def checkpoint_files(path):
-    """The weight files of a checkpoint (a file, or a folder of shards with an index) and its config dict.
+    """The weight files of a checkpoint (a file, or a folder of shards with an index) and diffusers' config, if any.
 
     Raises ConsisIDError for a folder without an index, an unreadable index or config, or a missing shard.
     """
     path = Path(path)
-    if path.is_file():
-        return [path], {}
+    if not path.is_dir():
+        config = path.with_name("config.json")
+        is_diffusers = path.name == "diffusion_pytorch_model.safetensors" and config.is_file()
+        return [path], _read_json(config) if is_diffusers else {}
     indexes = sorted(path.glob("*.index.json"))
     if len(indexes) != 1:
         raise ConsisIDError(

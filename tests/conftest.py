@@ -3,6 +3,7 @@
 `COMFYUI_PATH` names the ComfyUI; `scripts/test.py` sets it. Tests import the pack as `consisid_pack`.
 """
 
+import asyncio
 import importlib.util
 import os
 import sys
@@ -33,5 +34,46 @@ def _load_pack():
     spec.loader.exec_module(module)
 
 
+sys.path.append(str(ROOT / "tests"))
 _use_comfyui()
 _load_pack()
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory):
+    """A ComfyUI models folder with the tiny set, registered with ComfyUI."""
+    import folder_paths
+    from consisid_pack.consisid_core.tiny import write_tiny_models
+    from consisid_pack.nodes.sockets import register_model_folders
+
+    folder = tmp_path_factory.mktemp("models")
+    write_tiny_models(folder)
+    register_model_folders()
+    for name in ("diffusion_models", "text_encoders", "vae", "consisid", "insightface"):
+        folder_paths.add_model_folder_path(name, str(folder / name), is_default=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def node_classes(models_dir):
+    """Node id -> class, through the entry point that ComfyUI calls."""
+
+    async def load():
+        extension = await sys.modules["consisid_pack"].comfy_entrypoint()
+        return await extension.get_node_list()
+
+    return {node.define_schema().node_id: node for node in asyncio.run(load())}
+
+
+@pytest.fixture(scope="session")
+def run_node(node_classes):
+    """Run a node with schema defaults for whatever is not given; returns the tuple of its outputs."""
+
+    def run(node_id, **inputs):
+        node = node_classes[node_id]
+        schema = node.define_schema()
+        defaults = {i.id: i.default for i in schema.inputs if getattr(i, "default", None) is not None}
+        with torch.inference_mode():
+            return node.execute(**{**defaults, **inputs}).args
+
+    return run

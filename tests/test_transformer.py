@@ -10,6 +10,7 @@ from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
 from diffusers import ConsisIDTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.consisid.pipeline_consisid import get_resize_crop_region_for_grid
+from oracle import build_reference, reference_rotary, relative_error
 
 RELATIVE = 1e-5
 
@@ -24,42 +25,6 @@ CONFIGS = {
         sample_width=14, sample_height=6, sample_frames=5, text_embed_dim=24,
     ),
 }  # fmt: skip
-
-
-def relative_error(a, b):
-    return ((a - b).norm() / b.norm()).item()
-
-
-def build_reference(**overrides):
-    """A diffusers transformer whose every parameter is random and of a size that matters."""
-    settings = dict(
-        in_channels=8, out_channels=4, time_embed_dim=12, text_embed_dim=16, sample_width=8, sample_height=8,
-        sample_frames=9, max_text_seq_length=11, use_rotary_positional_embeddings=True,
-        use_learned_positional_embeddings=True, is_train_face=True, cross_attn_interval=2, cross_attn_dim_head=8,
-        cross_attn_num_heads=3, LFE_id_dim=20, LFE_vit_dim=16, LFE_depth=5, LFE_dim_head=8, LFE_num_heads=2,
-        LFE_num_id_token=3, LFE_num_querie=6, LFE_num_scale=5,
-    )  # fmt: skip
-    settings.update(overrides)
-    hidden_dim = settings["num_attention_heads"] * settings["attention_head_dim"]
-    settings["LFE_output_dim"] = int(hidden_dim / 3 * 2)
-    torch.manual_seed(0)
-    reference = ConsisIDTransformer3DModel(**settings).eval()
-    randomize(reference)
-    return reference
-
-
-def randomize(module, seed=1):
-    """Norms around 1, everything else large enough that no branch vanishes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            noise = torch.randn(tensor.shape, generator=generator)
-            if "norm" in name and name.endswith("weight") and "linear" not in name:
-                tensor.copy_(1 + 0.3 * noise)
-            elif tensor.ndim >= 2 and "pos_embedding" not in name:
-                tensor.copy_(noise / tensor[0].numel() ** 0.5)
-            else:
-                tensor.copy_(0.5 * noise)
 
 
 def build_ours(reference):
@@ -83,12 +48,6 @@ def random_inputs(reference, batch=2, frames=None):
     id_cond = randn(1, config.LFE_id_dim)
     hidden = [randn(1, 9, config.LFE_vit_dim) for _ in range(5)]
     return latents, text, torch.tensor([977.0, 400.0][:batch]), id_cond, hidden
-
-
-def reference_rotary(config, frames):
-    grid = (config.sample_height // 2, config.sample_width // 2)
-    crops = get_resize_crop_region_for_grid(grid, grid[1], grid[0])
-    return get_3d_rotary_pos_embed(config.attention_head_dim, crops, grid, frames)
 
 
 @pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())

@@ -1,0 +1,217 @@
+"""The ConsisID transformer as a ComfyUI model: sampling type, latent format, identity conditioning, loading."""
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.lora
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.patcher_extension
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+
+from ..checkpoint import check_names, infer_transformer_config
+from ..errors import ConsisIDError
+from ..model.facial_extractor import LocalFacialExtractor
+from ..model.transformer import ConsisIDTransformer
+from . import compat
+from .files import about, read_state_dict
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e4m3fn_fast": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
+
+
+class ComfyConsisIDTransformer(ConsisIDTransformer):
+    """The net with ComfyUI's attention, behind ComfyUI's diffusion-model wrappers."""
+
+    def __init__(self, config, dtype, device, operations):
+        super().__init__(config, device=device, dtype=dtype, operations=operations, attention=optimized_attention)
+
+    def forward(self, x, timestep, context, transformer_options={}, **kwargs):
+        return comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self._forward,
+            self,
+            comfy.patcher_extension.get_all_wrappers(
+                comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
+            ),
+        ).execute(x, timestep, context, transformer_options, **kwargs)
+
+    def _forward(
+        self, x, timestep, context, transformer_options={}, identity_tokens=None, identity_scale=1.0, **kwargs
+    ):
+        return super().forward(x, timestep, context, identity_tokens, identity_scale, transformer_options)
+
+
+class ConsisIDLatentFormat(comfy.latent_formats.LatentFormat):
+    """Latents of the CogVideoX VAE as the 5B models take them: 8x in space, 4x in time, scaled by 0.7."""
+
+    latent_channels = 16
+    latent_dimensions = 3
+    temporal_downscale_ratio = 4
+    scale_factor = 0.7
+
+
+class ConsisIDModelConfig(comfy.supported_models_base.BASE):
+    """What ComfyUI wants to know of a model before it is built."""
+
+    unet_extra_config = {}
+    # ComfyUI's "linear" is linear in the square root of beta: diffusers' "scaled_linear".
+    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "zsnr": True}
+    latent_format = ConsisIDLatentFormat
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+
+    def __init__(self, config):
+        super().__init__({"config": config})
+        # At the widest point a block holds the residual, its normalised copy, the feed-forward's inner activations
+        # twice (before and after GELU) and its output: (3 + 2 * ff_dim / hidden_dim) * hidden_dim values per patch.
+        # ComfyUI counts 0.01 MiB * dtype size * factor per latent pixel; a patch covers patch_size^2 of them.
+        values_per_pixel = (3 * config.hidden_dim + 2 * config.ff_dim) / config.patch_size**2
+        self.memory_usage_factor = values_per_pixel / (0.01 * 1024 * 1024)
+
+
+class ConsisID(comfy.model_base.BaseModel):
+    """v-prediction on image latents and identity tokens. Conditioning keys it reads besides ComfyUI's own:
+
+    identity_tokens [B, 32, 2048], identity_scale, identity_range (start and end as fractions of sampling).
+    """
+
+    def __init__(self, model_config, device=None):
+        super().__init__(
+            model_config,
+            comfy.model_base.ModelType.V_PREDICTION,
+            device=device,
+            unet_model=ComfyConsisIDTransformer,
+        )
+        self.config = model_config.unet_config["config"]
+
+    def concat_cond(self, noise, device, concat_latent_image=None, **kwargs):
+        """Low-frequency identity: unscaled image latents, or zeros, to stand beside the noise channels."""
+        channels = self.config.in_channels - noise.shape[1]
+        if concat_latent_image is None:
+            return torch.zeros_like(noise[:, :1]).expand(-1, channels, *noise.shape[2:])
+        if concat_latent_image.shape[1:] != (channels, *noise.shape[2:]):
+            raise ConsisIDError(
+                f"GLOBAL_ID is made for {_video_size(concat_latent_image)}, but the latent to sample is "
+                f"{_video_size(noise)}. Set width, height and length of the Global ID Extractor to the latent's, or "
+                "take the latent from the ConsisID Conditioning node."
+            )
+        return comfy.utils.resize_to_batch_size(self.process_latent_in(concat_latent_image), noise.shape[0]).to(device)
+
+    def extra_conds(self, **kwargs):
+        out = super().extra_conds(**kwargs)
+        self._check_text(kwargs.get("cross_attn"))
+        tokens = kwargs.get("identity_tokens")
+        if tokens is not None:
+            self._check_tokens(tokens)
+            start, end = kwargs["identity_range"]
+            sigmas = (self.model_sampling.percent_to_sigma(start), self.model_sampling.percent_to_sigma(end))
+            out["identity_tokens"] = comfy.conds.CONDRegular(tokens)
+            out["identity_scale"] = comfy.conds.CONDConstant(kwargs["identity_scale"])
+            out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
+        return out
+
+    def _check_text(self, text):
+        config = self.config
+        if text is not None and (text.shape[-1] != config.text_embed_dim or text.shape[1] > config.max_text_length):
+            raise ConsisIDError(
+                f"The prompt is encoded as {text.shape[1]} tokens of width {text.shape[-1]}, but this model takes up to "
+                f"{config.max_text_length} tokens of width {config.text_embed_dim}. Encode it with the text encoder that "
+                "the ConsisID Text Encoder loader gives, and do not concatenate prompts."
+            )
+
+    def _check_tokens(self, tokens):
+        width = self.config.facial_extractor.output_dim
+        if tokens.ndim != 3 or tokens.shape[-1] != width:
+            raise ConsisIDError(
+                f"LOCAL_ID has the shape {tuple(tokens.shape)}, but this model attends identity tokens of width {width}: "
+                "it was extracted with another model. Connect this MODEL to the Local ID Extractor."
+            )
+
+    def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
+        if identity_tokens is not None:
+            start, end = identity_sigmas
+            if not end <= float(t[0]) <= start:
+                identity_tokens = None
+        return super()._apply_model(
+            x, t, *args, identity_tokens=identity_tokens, identity_scale=identity_scale, **kwargs
+        )
+
+
+def _video_size(latents):
+    frames, height, width = latents.shape[2:]
+    return f"{width * 8}x{height * 8}, {frames * 4 - 3} frames"
+
+
+def load_transformer(path, weight_dtype="default"):
+    """ModelPatcher of a ConsisID transformer.
+
+    path: a weight file or a folder of shards; weight_dtype: a key of WEIGHT_DTYPES, "default" keeps what suits the
+    device. Raises ConsisIDError naming the file if it is not a complete ConsisID transformer.
+    """
+    state_dict, stated_config = read_state_dict(path)
+    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
+    with about(path, REMEDY):
+        config = infer_transformer_config(shapes, stated_config)
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in ConsisIDTransformer(config).state_dict().items()}
+        check_names(shapes, expected)
+
+    model_config = ConsisIDModelConfig(config)
+    load_device = comfy.model_management.get_torch_device()
+    dtype = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state_dict),
+        supported_dtypes=model_config.supported_inference_dtypes,
+        weight_dtype=comfy.utils.weight_dtype(state_dict),
+    )
+    model_config.set_inference_dtype(
+        dtype, comfy.model_management.unet_manual_cast(dtype, load_device, model_config.supported_inference_dtypes)
+    )
+    model_config.optimizations["fp8"] = weight_dtype == "fp8_e4m3fn_fast"
+
+    offload_device = comfy.model_management.unet_offload_device()
+    model = ConsisID(model_config, device=offload_device)
+    patcher = compat.core_model_patcher()(model, load_device=load_device, offload_device=offload_device)
+    compat.load_weights(model.diffusion_model, state_dict, patcher)
+    model.requires_grad_(False)
+    return patcher
+
+
+def require_consisid(patcher):
+    """The ConsisID model behind a MODEL. Raises ConsisIDError if it is another model."""
+    if not isinstance(patcher.model, ConsisID):
+        raise ConsisIDError(
+            f"MODEL is a {type(patcher.model).__name__}, not ConsisID. Load it with Load ConsisID DiT."
+        )
+    return patcher.model
+
+
+def load_facial_extractor(patcher):
+    """A copy of the model's facial extractor (151 M weights) in a patcher of its own, with LoRA patches merged.
+
+    So one face does not pull the whole transformer onto the accelerator, and the model that came in stays as it is.
+    """
+    model = require_consisid(patcher)
+    dtype = model.manual_cast_dtype or model.get_dtype()
+    prefix = "diffusion_model.local_facial_extractor."
+    weights = {
+        name.removeprefix(prefix): comfy.lora.calculate_weight(patches[1:], patches[0][0].float(), name).to(dtype)
+        for name, patches in patcher.get_key_patches(prefix).items()
+    }
+    extractor = LocalFacialExtractor(
+        model.config.facial_extractor, optimized_attention, device="meta", operations=comfy.ops.disable_weight_init
+    )
+    extractor.load_state_dict(weights, assign=True)
+    return comfy.model_patcher.ModelPatcher(
+        extractor.eval().requires_grad_(False), load_device=patcher.load_device, offload_device=patcher.offload_device
+    ), dtype

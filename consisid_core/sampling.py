@@ -1,0 +1,79 @@
+"""ConsisID's own schedules: trailing timesteps, the two reference samplers' steps, and guidance over time.
+
+Steps work on variance-preserving samples x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) noise, with alpha the cumulative
+product; sigmas of ComfyUI relate by alpha = 1 / (1 + sigma^2).
+"""
+
+import math
+
+import numpy as np
+import torch
+
+SAMPLERS = ("dpm", "ddim")
+GUIDANCES = ("constant", "dynamic", "dynamic_legacy")
+NUM_TRAIN_TIMESTEPS = 1000
+
+
+def trailing_timesteps(steps):
+    """Timesteps 999 ... evenly spaced down to 0, any count from 1 to 1000 (diffusers `timestep_spacing="trailing"`)."""
+    spaced = np.arange(NUM_TRAIN_TIMESTEPS, 0, -NUM_TRAIN_TIMESTEPS / steps)[:steps]
+    return (np.round(spaced).astype(int) - 1).tolist()
+
+
+def target_timesteps(steps):
+    """Where each step lands, -1 standing for the clean sample.
+
+    The reference subtracts the whole quotient 1000 // steps, which is the next timestep only where the count divides
+    1000 (`scheduling_dpm_cogvideox.py:381`, `scheduling_ddim_cogvideox.py:354`); weights do not care, parity does.
+    """
+    return [max(t - NUM_TRAIN_TIMESTEPS // steps, -1) for t in trailing_timesteps(steps)]
+
+
+def guidance_scales(guidance, cfg, steps):
+    """Guidance scale of each step.
+
+    constant: cfg. dynamic: rises from 1 towards 1 + cfg along 1 + cfg (1 - cos(pi (i / steps)^5)) / 2 for step i.
+    dynamic_legacy: the same curve with the timestep in place of steps - i, as diffusers' `use_dynamic_cfg` computes it
+    (`pipeline_consisid.py:919`); it jumps about and is there for parity alone.
+    """
+    if guidance == "constant":
+        return [cfg] * steps
+    if guidance == "dynamic":
+        progress = [i / steps for i in range(steps)]
+    else:
+        progress = [(steps - t) / steps for t in trailing_timesteps(steps)]
+    return [1 + cfg * (1 - math.cos(math.pi * p**5)) / 2 for p in progress]
+
+
+def ddim_step(x, denoised, alpha, alpha_next):
+    """Deterministic step from noise level alpha to alpha_next (`CogVideoXDDIMScheduler.step`, eta 0)."""
+    ratio = ((1 - alpha_next) / (1 - alpha)) ** 0.5
+    return ratio * x + (alpha_next**0.5 - alpha**0.5 * ratio) * denoised
+
+
+def dpm_step(x, denoised, previous, noise, alpha, alpha_next, alpha_previous):
+    """Step of the stochastic two-step solver SDE-DPM-Solver++(2M) (`CogVideoXDPMScheduler.step`).
+
+    previous is the last step's denoised sample, or None at the first step; alpha_previous its noise level. All alphas
+    are Python floats below 1 except that alpha_next may be 1 (the clean sample).
+    """
+    if alpha_next == 1:
+        return denoised
+    log_snr, log_snr_next = _half_log_snr(alpha), _half_log_snr(alpha_next)
+    h = log_snr_next - log_snr
+    if previous is not None:
+        r = (log_snr - _half_log_snr(alpha_previous)) / h
+        denoised = denoised + (denoised - previous) / (2 * r)
+    decay = math.sqrt((1 - alpha_next) / (1 - alpha)) * math.exp(-h)
+    fresh = math.sqrt((1 - alpha_next) * -math.expm1(-2 * h))
+    return decay * x - math.expm1(-2 * h) * math.sqrt(alpha_next) * denoised + fresh * noise
+
+
+def _half_log_snr(alpha):
+    return 0.5 * math.log(alpha / (1 - alpha))
+
+
+def seeded_noise(seed, like):
+    """A function that yields standard normal tensors shaped as `like`, the same on every device."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return lambda: torch.randn(like.shape, generator=generator).to(like)

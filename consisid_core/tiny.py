@@ -1,0 +1,227 @@
+"""Writes a complete set of tiny weight files into a ComfyUI models folder, in the formats and names of the release.
+
+    python -m consisid_core.tiny MODELS_DIR
+
+The nets are the real classes at test size with seeded random weights, so videos made with them are noise. Face
+detection and recognition are real: a stand-in insightface pack from YuNet and SFace (see `demo_face_pack`). Every file
+carries a marker, and every loader logs that these are demo weights.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from .checkpoint import DEMO_MARKER
+from .demo_face_pack import write_demo_face_pack
+from .errors import ConsisIDError
+from .face.eva_clip import EvaClipVisual
+from .face.parsing import BiSeNet
+from .model.config import FacialExtractorConfig, TransformerConfig
+from .model.transformer import ConsisIDTransformer
+
+SET_NAME = "consisid_demo"
+DEMO_NOTE = "random weights of test size, for demos and tests: results are noise"
+
+EVA_DIM = 32
+FACE_EMBEDDING_DIM = 512
+TEXT_DIM = 64
+
+TRANSFORMER = TransformerConfig(
+    num_layers=4,
+    num_heads=6,
+    head_dim=16,
+    text_embed_dim=TEXT_DIM,
+    time_embed_dim=64,
+    ff_dim=384,
+    sample_width=30,
+    sample_height=20,
+    sample_frames=5,
+    cross_attn_heads=4,
+    cross_attn_head_dim=16,
+    facial_extractor=FacialExtractorConfig(
+        id_dim=FACE_EMBEDDING_DIM + EVA_DIM, vit_dim=64, heads=4, head_dim=16, output_dim=64
+    ),
+)
+"""Trained size, so to speak: 240x160 pixels, 17 frames."""
+
+T5 = {
+    "architectures": ["T5EncoderModel"], "model_type": "t5", "d_model": TEXT_DIM, "d_ff": 128, "d_kv": 16,
+    "num_heads": 4, "num_layers": 2, "vocab_size": 32128, "feed_forward_proj": "gated-gelu", "is_gated_act": True,
+    "dense_act_fn": "gelu_new", "pad_token_id": 0, "eos_token_id": 1, "tie_word_embeddings": False,
+}  # fmt: skip
+
+VAE = {
+    "_class_name": "AutoencoderKLCogVideoX", "block_out_channels": [32, 32, 32, 64], "layers_per_block": 1,
+    "latent_channels": 16, "scaling_factor": 0.7,
+    "down_block_types": ["CogVideoXDownBlock3D"] * 4, "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+}  # fmt: skip
+
+
+def write_tiny_models(models_dir):
+    """Write the set under models_dir, replacing an earlier one. Returns the paths written.
+
+    Raises ConsisIDError if a package that provides real face weights is missing.
+    """
+    models_dir = Path(models_dir)
+    writers = {
+        f"diffusion_models/{SET_NAME}/transformer": _write_transformer,
+        f"text_encoders/{SET_NAME}/text_encoder": _write_text_encoder,
+        f"vae/{SET_NAME}/diffusion_pytorch_model.safetensors": _write_vae,
+        f"consisid/{SET_NAME}/parsing_bisenet.pth": _write_parser,
+        f"consisid/{SET_NAME}/EVA02_CLIP_L_336_psz14_s6B.pt": _write_eva,
+        f"insightface/models/{SET_NAME}": write_demo_face_pack,
+    }
+    for name, write in writers.items():
+        path = models_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path)
+    return [models_dir / name for name in writers]
+
+
+def randomize(state_dict, seed):
+    """Fill tensors in place so that no branch of a net vanishes or explodes: norms near 1, matrices by fan-in."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in state_dict.items():
+        if not tensor.is_floating_point():
+            continue
+        noise = torch.randn(tensor.shape, generator=generator)
+        if name.endswith("running_var"):
+            noise = 0.5 + noise.abs()
+        elif "norm" in name and tensor.ndim == 1 and name.endswith("weight"):
+            noise = 1 + 0.2 * noise
+        elif "relative_attention_bias" in name or "shared" in name or "token" in name:
+            pass
+        elif tensor.ndim >= 2 and "pos_embed" not in name:
+            noise = noise / tensor[0].numel() ** 0.5
+        else:
+            noise = 0.1 * noise
+        tensor.copy_(noise)
+    return state_dict
+
+
+@torch.no_grad()
+def _write_transformer(folder):
+    config, face = TRANSFORMER, TRANSFORMER.facial_extractor
+    state_dict = randomize(ConsisIDTransformer(config).state_dict(), seed=1)
+    diffusers_config = {
+        "_class_name": "ConsisIDTransformer3DModel", "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.head_dim, "in_channels": config.in_channels, "out_channels": config.out_channels,
+        "num_layers": config.num_layers, "time_embed_dim": config.time_embed_dim,
+        "text_embed_dim": config.text_embed_dim, "patch_size": config.patch_size,
+        "sample_width": config.sample_width, "sample_height": config.sample_height,
+        "sample_frames": config.sample_frames * 4 - 3, "temporal_compression_ratio": 4,
+        "max_text_seq_length": config.max_text_length, "use_rotary_positional_embeddings": True,
+        "use_learned_positional_embeddings": config.learned_positions, "is_train_face": True, "is_kps": False,
+        "cross_attn_interval": config.cross_attn_interval, "cross_attn_dim_head": config.cross_attn_head_dim,
+        "cross_attn_num_heads": config.cross_attn_heads, "LFE_id_dim": face.id_dim, "LFE_vit_dim": face.vit_dim,
+        "LFE_depth": face.depth, "LFE_dim_head": face.head_dim, "LFE_num_heads": face.heads,
+        "LFE_num_id_token": face.num_id_tokens, "LFE_num_querie": face.num_queries,
+        "LFE_output_dim": face.output_dim, "LFE_ff_mult": face.ff_mult, "LFE_num_scale": face.num_scales,
+    }  # fmt: skip
+    _write_shards(folder, "diffusion_pytorch_model", state_dict, diffusers_config)
+
+
+@torch.no_grad()
+def _write_text_encoder(folder):
+    inner, heads = T5["d_kv"] * T5["num_heads"], T5["num_heads"]
+    shapes = {"shared.weight": (T5["vocab_size"], TEXT_DIM), "encoder.final_layer_norm.weight": (TEXT_DIM,)}
+    for i in range(T5["num_layers"]):
+        attention, feed_forward = (f"encoder.block.{i}.layer.{layer}" for layer in (0, 1))
+        for name in "qkv":
+            shapes[f"{attention}.SelfAttention.{name}.weight"] = (inner, TEXT_DIM)
+        shapes[f"{attention}.SelfAttention.o.weight"] = (TEXT_DIM, inner)
+        shapes[f"{attention}.layer_norm.weight"] = (TEXT_DIM,)
+        for name in ("wi_0", "wi_1"):
+            shapes[f"{feed_forward}.DenseReluDense.{name}.weight"] = (T5["d_ff"], TEXT_DIM)
+        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (TEXT_DIM, T5["d_ff"])
+        shapes[f"{feed_forward}.layer_norm.weight"] = (TEXT_DIM,)
+    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
+    state_dict = randomize({name: torch.empty(shape) for name, shape in shapes.items()}, seed=2)
+    _write_shards(folder, "model", state_dict, T5)
+
+
+@torch.no_grad()
+def _write_vae(file):
+    from diffusers import AutoencoderKLCogVideoX
+
+    arguments = {key: value for key, value in VAE.items() if not key.startswith("_")}
+    state_dict = randomize(AutoencoderKLCogVideoX(**arguments).state_dict(), seed=3)
+    _save_safetensors(state_dict, file, VAE)
+
+
+@torch.no_grad()
+def _write_parser(file):
+    state_dict = randomize(BiSeNet(width=8).state_dict(), seed=4)
+    _save_pickle(state_dict, file)
+
+
+@torch.no_grad()
+def _write_eva(file):
+    visual = EvaClipVisual(width=64, depth=24, mlp_dim=170, output_dim=EVA_DIM)
+    state_dict = randomize(visual.tower.state_dict(), seed=5)
+    released_names = {"attn.norm.": "attn.inner_attn_ln.", "mlp.norm.": "mlp.ffn_ln.", "mlp.fc1_g.": "mlp.w1.",
+                      "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3."}  # fmt: skip
+    released = {}
+    for name, tensor in state_dict.items():
+        for ours, theirs in released_names.items():
+            name = name.replace(ours, theirs)
+        released[f"visual.{name}"] = tensor.half()
+    _save_pickle(released, file)
+
+
+def _write_shards(folder, name, state_dict, config):
+    """Two shards, an index and a config, as `save_pretrained` of diffusers and transformers lays them out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = sorted(state_dict)
+    weight_map = {}
+    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
+        file = f"{name}-{number:05}-of-00002.safetensors"
+        weight_map.update(dict.fromkeys(part, file))
+        _save_safetensors({key: state_dict[key] for key in part}, folder / file)
+    size = sum(tensor.nbytes for tensor in state_dict.values())
+    _save_json({"metadata": {"total_size": size}, "weight_map": weight_map}, folder / f"{name}.safetensors.index.json")
+    _save_json(config, folder / "config.json")
+
+
+def _save_safetensors(state_dict, file, config=None):
+    metadata = {DEMO_MARKER: DEMO_NOTE, "format": "pt"}
+    if config:
+        metadata["config"] = json.dumps(config)
+    _replace(file, lambda temporary: save_file(state_dict, temporary, metadata))
+
+
+def _save_pickle(state_dict, file):
+    _replace(file, lambda temporary: torch.save({**state_dict, DEMO_MARKER: torch.ones(1)}, temporary))
+
+
+def _save_json(content, file):
+    _replace(file, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=2), encoding="utf-8"))
+
+
+def _replace(file, write):
+    """Write beside the file and rename, so that a stopped run never leaves half a file under its final name."""
+    temporary = f"{file}.part"
+    write(temporary)
+    os.replace(temporary, file)
+
+
+def main(arguments):
+    if len(arguments) != 1:
+        print("usage: python -m consisid_core.tiny MODELS_DIR", file=sys.stderr)
+        return 2
+    try:
+        paths = write_tiny_models(arguments[0])
+    except ConsisIDError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path in paths:
+        print(f"wrote {path} ({DEMO_NOTE})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,205 @@
+"""The two halves of an identity, and how they meet the prompt."""
+
+from comfy_api.latest import io
+
+from ..consisid_core.errors import optional_library
+from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
+
+CATEGORY = "ConsisID/identity"
+
+
+class ConsisIDGlobalIDExtractor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDGlobalIDExtractor",
+            display_name="ConsisID Global ID Extractor",
+            category=CATEGORY,
+            description="Low-frequency half of the identity: face shape and proportions, as VAE latents that stand "
+            "beside the noise. Also fixes the size of the video.",
+            inputs=[
+                ConsisIDFace.Input("face"),
+                io.Vae.Input("vae"),
+                io.Int.Input(
+                    "width",
+                    default=720,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Video width in pixels, a multiple of 16. The model was trained at 720x480 only.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Video height in pixels, a multiple of 16. The model was trained at 720x480 only.",
+                ),
+                io.Int.Input(
+                    "length",
+                    default=49,
+                    min=1,
+                    max=1021,
+                    step=4,
+                    tooltip="Number of frames, 4n+1. 49 is what the model was trained on (6 seconds at 8 fps); fewer "
+                    "are faster, more drift.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=["stretch", "letterbox"],
+                    default="stretch",
+                    tooltip="How the square face fills the frame. stretch is what the model was trained with and "
+                    "expects. letterbox keeps proportions on white; try it if faces come out too wide.",
+                ),
+                io.Boolean.Input(
+                    "keypoints",
+                    default=False,
+                    tooltip="Adds a drawing of eyes, nose and mouth as second frame. Only for weights trained with key "
+                    "points; the released ones were not.",
+                ),
+                io.Float.Input(
+                    "noise_augmentation",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Noise on the face image, as deviation in -1..1. Training used about 0.05, the reference "
+                    "uses 0. Raise it slightly if the video copies the photo too stiffly.",
+                ),
+            ],
+            outputs=[ConsisIDGlobalID.Output(display_name="global_id")],
+        )
+
+    @classmethod
+    def execute(cls, face, vae, width, height, length, fit, keypoints, noise_augmentation) -> io.NodeOutput:
+        with optional_library("ConsisID Global ID Extractor"):
+            from ..consisid_core.comfyui.identity import extract_global_id
+
+        return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
+
+
+class ConsisIDLocalIDExtractor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDLocalIDExtractor",
+            display_name="ConsisID Local ID Extractor",
+            category=CATEGORY,
+            description="High-frequency half of the identity: eyes, lips, texture, as 32 tokens that every second block "
+            "attends. Runs once per face; several photos are averaged.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The ConsisID MODEL. Only its facial extractor is loaded here, with its LoRAs."
+                ),
+                ConsisIDFaceModels.Input("face_models"),
+                ConsisIDFace.Input("face"),
+            ],
+            outputs=[ConsisIDLocalID.Output(display_name="local_id")],
+        )
+
+    @classmethod
+    def execute(cls, model, face_models, face) -> io.NodeOutput:
+        with optional_library("ConsisID Local ID Extractor"):
+            from ..consisid_core.comfyui.identity import extract_local_id
+
+        return io.NodeOutput(extract_local_id(model, face_models, face))
+
+
+class ConsisIDConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDConditioning",
+            display_name="ConsisID Conditioning",
+            category=CATEGORY,
+            description="Joins prompts and identity for any sampler. Both prompts get the identity, as the reference "
+            "does.",
+            inputs=[
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                ConsisIDGlobalID.Input("global_id"),
+                ConsisIDLocalID.Input(
+                    "local_id", optional=True, tooltip="Leave open for a video by the low-frequency half alone."
+                ),
+                io.Float.Input(
+                    "global_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Scales the face latents. 0 ignores shape and proportions; above 1 holds the photo harder "
+                    "and stiffens motion.",
+                ),
+                io.Float.Input(
+                    "local_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.05,
+                    tooltip="Scales what the identity tokens add. 0 leaves fine detail to the prompt; above 1 keeps the "
+                    "face closer, too much makes artefacts.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="From which part of sampling the identity tokens act. Later starts leave composition to the "
+                    "prompt. Face latents act throughout.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Until which part of sampling the identity tokens act. Earlier ends loosen fine detail.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=1,
+                    min=1,
+                    max=64,
+                    tooltip="Videos to sample at once. Each needs memory of its own.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive"),
+                io.Conditioning.Output(display_name="negative"),
+                io.Latent.Output(display_name="latent"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        positive,
+        negative,
+        global_id,
+        global_strength,
+        local_strength,
+        start_percent,
+        end_percent,
+        batch_size,
+        local_id=None,
+    ) -> io.NodeOutput:
+        from ..consisid_core.comfyui.identity import condition
+
+        return io.NodeOutput(
+            *condition(
+                positive,
+                negative,
+                global_id,
+                local_id,
+                global_strength,
+                local_strength,
+                start_percent,
+                end_percent,
+                batch_size,
+            )
+        )
+
+
+NODES = [ConsisIDGlobalIDExtractor, ConsisIDLocalIDExtractor, ConsisIDConditioning]

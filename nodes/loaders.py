@@ -1,0 +1,158 @@
+"""Loaders: released (or demo) weights to MODEL, VAE, CLIP and face models."""
+
+from comfy_api.latest import io
+
+from ..consisid_core.errors import optional_library
+from ..consisid_core.face.analysis import PROVIDER_CHOICES
+from .sockets import (
+    ConsisIDFaceModels,
+    checkpoint_names,
+    checkpoint_path,
+    face_pack_names,
+    face_pack_path,
+    weight_names,
+)
+
+CATEGORY = "ConsisID/loaders"
+WEIGHT_DTYPES = ["default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
+
+
+class ConsisIDModelLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDModelLoader",
+            display_name="Load ConsisID DiT",
+            category=CATEGORY,
+            description="Loads the ConsisID transformer, from one file or from the released folder of shards.",
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=checkpoint_names("diffusion_models"),
+                    tooltip="Weight file or folder of shards (with its .index.json and config.json) in "
+                    "models/diffusion_models. Plain CogVideoX weights are refused: they have no face modules.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=WEIGHT_DTYPES,
+                    default="default",
+                    tooltip="How weights are kept in memory. default: as the device likes best (bf16 on recent GPUs, "
+                    "12.4 GB). The fp8 types take half of that at a small loss; _fast also multiplies in fp8, which "
+                    "needs an RTX 40 series card or newer.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
+        from ..consisid_core.comfyui.model import load_transformer
+
+        return io.NodeOutput(load_transformer(checkpoint_path("diffusion_models", model_name), weight_dtype))
+
+
+class ConsisIDVAELoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDVAELoader",
+            display_name="Load ConsisID VAE",
+            category=CATEGORY,
+            description="Loads the CogVideoX VAE, which turns the face into latents and latents into video.",
+            inputs=[
+                io.Combo.Input(
+                    "vae_name",
+                    options=checkpoint_names("vae"),
+                    tooltip="VAE file in models/vae. Any CogVideoX 1.0 VAE in diffusers' format will do.",
+                ),
+            ],
+            outputs=[io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, vae_name) -> io.NodeOutput:
+        with optional_library("Load ConsisID VAE"):
+            from ..consisid_core.comfyui.vae import load_vae
+
+        return io.NodeOutput(load_vae(checkpoint_path("vae", vae_name)))
+
+
+class ConsisIDTextEncoderLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDTextEncoderLoader",
+            display_name="Load ConsisID Text Encoder",
+            category=CATEGORY,
+            description="Loads T5 v1.1 XXL for prompts of exactly 226 tokens: shorter ones are padded, longer ones are "
+            "cut and the log says what was lost.",
+            inputs=[
+                io.Combo.Input(
+                    "text_encoder_name",
+                    options=checkpoint_names("text_encoders"),
+                    tooltip="T5 v1.1 XXL file or folder of shards in models/text_encoders. The t5xxl_fp16.safetensors "
+                    "of SD3 and Flux is the same encoder.",
+                ),
+            ],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, text_encoder_name) -> io.NodeOutput:
+        from ..consisid_core.comfyui.text_encoder import load_text_encoder
+
+        return io.NodeOutput(load_text_encoder(checkpoint_path("text_encoders", text_encoder_name)))
+
+
+class ConsisIDFaceModelsLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="ConsisIDFaceModelsLoader",
+            display_name="Load ConsisID Face Models",
+            category=CATEGORY,
+            description="Loads what looks at the photo: face detection and recognition, face parsing, the EVA tower.",
+            inputs=[
+                io.Combo.Input(
+                    "insightface_pack",
+                    options=face_pack_names(),
+                    tooltip="Folder in models/insightface/models. ConsisID was trained with antelopev2; other "
+                    "recognisers give another likeness.",
+                ),
+                io.Combo.Input(
+                    "face_parsing",
+                    options=weight_names("consisid", "parsing"),
+                    tooltip="parsing_bisenet.pth in models/consisid: tells the face from the background.",
+                ),
+                io.Combo.Input(
+                    "eva_clip",
+                    options=weight_names("consisid", "eva"),
+                    tooltip="EVA02_CLIP_L_336_psz14_s6B.pt in models/consisid: sees fine detail of the face.",
+                ),
+                io.Combo.Input(
+                    "provider",
+                    options=list(PROVIDER_CHOICES),
+                    default="auto",
+                    tooltip="Where detection and recognition run. auto takes the best that the installed onnxruntime "
+                    "offers. CPU always works and takes about a second a photo.",
+                ),
+            ],
+            outputs=[ConsisIDFaceModels.Output(display_name="face_models")],
+        )
+
+    @classmethod
+    def execute(cls, insightface_pack, face_parsing, eva_clip, provider) -> io.NodeOutput:
+        with optional_library("Load ConsisID Face Models"):
+            from ..consisid_core.comfyui.face_models import load_face_models
+
+        return io.NodeOutput(
+            load_face_models(
+                face_pack_path(insightface_pack),
+                checkpoint_path("consisid", face_parsing),
+                checkpoint_path("consisid", eva_clip),
+                provider,
+            )
+        )
+
+
+NODES = [ConsisIDModelLoader, ConsisIDVAELoader, ConsisIDTextEncoderLoader, ConsisIDFaceModelsLoader]
