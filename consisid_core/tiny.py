@@ -141,7 +141,7 @@ def _write_text_encoder(folder):
         shapes[f"{feed_forward}.layer_norm.weight"] = (TEXT_DIM,)
     shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
     state_dict = randomize({name: torch.empty(shape) for name, shape in shapes.items()}, seed=2)
-    _write_shards(folder, "model", state_dict, T5)
+    _write_shards(folder, "model", {name: tensor.half() for name, tensor in state_dict.items()}, T5)
 
 
 @torch.no_grad()
@@ -163,8 +163,10 @@ def _write_parser(file):
 def _write_eva(file):
     visual = EvaClipVisual(width=64, depth=24, mlp_dim=170, output_dim=EVA_DIM)
     state_dict = randomize(visual.tower.state_dict(), seed=5)
-    released_names = {"attn.norm.": "attn.inner_attn_ln.", "mlp.norm.": "mlp.ffn_ln.", "mlp.fc1_g.": "mlp.w1.",
-                      "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3."}  # fmt: skip
+    released_names = {
+        "attn.norm.": "attn.inner_attn_ln.", "attn.q_proj.bias": "attn.q_bias", "attn.v_proj.bias": "attn.v_bias",
+        "mlp.norm.": "mlp.ffn_ln.", "mlp.fc1_g.": "mlp.w1.", "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3.",
+    }  # fmt: skip
     released = {}
     for name, tensor in state_dict.items():
         for ours, theirs in released_names.items():

@@ -24,7 +24,6 @@ import environment
 from environment import CACHE, ROOT, UserError, say
 
 BASE = CACHE / "demo"
-SERVER_LOG = BASE / "server.log"
 GRAPH = ROOT / "tests" / "workflows" / "consisid_demo.json"
 START_SECONDS = 300
 NODES = {
@@ -118,8 +117,9 @@ def read_picture(path: Path | None) -> tuple[str, bytes]:
         PIL.Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
         return "demo_portrait.png", buffer.getvalue()
     try:
+        with PIL.Image.open(path) as picture:
+            picture.load()
         content = path.read_bytes()
-        PIL.Image.open(io.BytesIO(content)).load()
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise UserError(f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file.")
     return f"demo_photo{path.suffix.lower()}", content
@@ -184,19 +184,21 @@ class Server:
 
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
+        # A server that is kept goes on writing, so the next one needs another file.
+        self.log = BASE / (f"server-{port}.log" if self.keep else "server.log")
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port)]
         # The database in memory leaves the user's own alone; the default one belongs to the ComfyUI folder.
         command += ["--base-directory", str(BASE), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
         if not torch.cuda.is_available():
             command.append("--cpu")
-        say(f"Starting ComfyUI on the {'CPU' if '--cpu' in command else 'GPU'}; its log is {SERVER_LOG}")
+        say(f"Starting ComfyUI on the {'CPU' if '--cpu' in command else 'GPU'}; its log is {self.log}")
         options = {"cwd": self.comfyui, "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
         if self.keep:  # It must not get this terminal's Ctrl-C.
             if os.name == "nt":
                 options["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP
             else:
                 options["start_new_session"] = True
-        with SERVER_LOG.open("wb") as log:
+        with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, **options)
         return self
 
@@ -216,7 +218,7 @@ class Server:
             raise UserError(f"ComfyUI ended with exit code {code}. {self.log_tail()}")
 
     def log_tail(self) -> str:
-        return f"Its log, {SERVER_LOG}, ends with:\n{environment.tail(SERVER_LOG, 25)}"
+        return f"Its log, {self.log}, ends with:\n{environment.tail(self.log, 25)}"
 
 
 def free_port() -> int:
@@ -231,10 +233,10 @@ async def make_video(server: Server, graph: dict, name: str, picture: bytes, opt
 
     async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=None)) as session:
         await wait_until_ready(server, session)
-        await check_nodes(session)
+        await check_nodes(server, session)
         set_inputs(graph, await upload(session, name, picture), options.prompt, options.seed)
         try:
-            prompt_id = await execute(session, graph)
+            prompt_id = await execute(server, session, graph)
             return await fetch_video(session, prompt_id)
         except aiohttp.ClientError as error:
             await asyncio.sleep(1)  # A server that dies closes its connections first.
@@ -257,15 +259,15 @@ async def wait_until_ready(server: Server, session) -> None:
     raise UserError(f"ComfyUI did not answer within {START_SECONDS} s. {server.log_tail()}")
 
 
-async def check_nodes(session) -> None:
+async def check_nodes(server: Server, session) -> None:
     async with session.get("/object_info") as response:
         missing = NODES - set(await response.json())
     if missing:
-        lines = SERVER_LOG.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
         reasons = "\n".join(f"    {line}" for line in lines if "Cannot import" in line) or "    (no import error)"
         raise UserError(
             f"ComfyUI runs, but without these nodes of the pack: {', '.join(sorted(missing))}."
-            f" {SERVER_LOG} says why:\n{reasons}"
+            f" {server.log} says why:\n{reasons}"
         )
     say(f"All {len(NODES)} ConsisID nodes are there")
 
@@ -282,7 +284,7 @@ async def upload(session, name: str, picture: bytes) -> str:
         return (await response.json())["name"]
 
 
-async def execute(session, graph: dict) -> str:
+async def execute(server: Server, session, graph: dict) -> str:
     """Queues the graph and prints its progress until it has ended; returns the prompt's id."""
     client = uuid.uuid4().hex
     async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket_:
@@ -291,7 +293,7 @@ async def execute(session, graph: dict) -> str:
         if "prompt_id" not in answer:
             raise UserError(validation_message(graph, answer))
         say("Running the workflow")
-        await follow(socket_, graph, answer["prompt_id"])
+        await follow(server, socket_, graph, answer["prompt_id"])
     return answer["prompt_id"]
 
 
@@ -311,7 +313,7 @@ def validation_message(graph: dict, answer: dict) -> str:
     return "\n".join(lines)
 
 
-async def follow(socket_, graph: dict, prompt_id: str) -> None:
+async def follow(server: Server, socket_, graph: dict, prompt_id: str) -> None:
     """Prints a line per node and per second of its steps; returns when the graph has ended."""
     import aiohttp
 
@@ -335,7 +337,7 @@ async def follow(socket_, graph: dict, prompt_id: str) -> None:
                 say(f"      step {data['value']} of {data['max']}")
         elif kind == "execution_error":
             where = f"Node {data['node_id']} ({title_of(graph, data['node_id'])})"
-            raise UserError(f"{where} failed: {data['exception_message'].strip()}\nThe traceback is in {SERVER_LOG}.")
+            raise UserError(f"{where} failed: {data['exception_message'].strip()}\nThe traceback is in {server.log}.")
         elif kind == "execution_interrupted":
             raise UserError("The workflow was interrupted in ComfyUI.")
     raise aiohttp.ClientConnectionError("the websocket was closed")

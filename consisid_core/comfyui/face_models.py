@@ -45,7 +45,8 @@ def load_face_models(pack_folder, parsing_path, eva_path, provider):
     if detector.is_demo:
         log_demo_weights(pack_folder)
     parser = _load_net(BiSeNet, parsing_path, torch.float32, "Choose parsing_bisenet.pth of ConsisID-preview")
-    eva_dtype = comfy.model_management.text_encoder_dtype(comfy.model_management.text_encoder_device())
+    device = comfy.model_management.text_encoder_device()
+    eva_dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
     eva = _load_net(
         EvaClipVisual, eva_path, eva_dtype, "Choose EVA02_CLIP_L_336_psz14_s6B.pt of ConsisID-preview"
     )

@@ -115,7 +115,7 @@ def to_photo(image):
         )
     if channels == 4:
         alpha = image[..., 3:].clip(0, 1)
-        image = image[..., :3]
+        image = image[..., :3] * alpha + (1 - alpha)
     photo = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(np.broadcast_to(photo, (height, width, 3)))
 
