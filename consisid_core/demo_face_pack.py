@@ -110,7 +110,7 @@ def _as_scrfd(model):
         after += [
             node("Mul", [f"cls_{s}", f"obj_{s}"], [f"squared_score_{s}"]),
             node("Sqrt", [f"squared_score_{s}"], [f"one_score_{s}"]),
-            node("Pad", [f"one_score_{s}", "one_behind", "half"], [f"two_scores_{s}"]),
+            node("Pad", [f"one_score_{s}", "one_behind"], [f"two_scores_{s}"]),
             node("Reshape", [f"two_scores_{s}", "rows_of_1"], [f"score_{s}"]),
             # YuNet: centre offset and log size. SCRFD: distances to the left, top, right and bottom edge.
             node("Split", [f"bbox_{s}", "two_and_two"], [f"centre_{s}", f"log_size_{s}"], axis=2),

@@ -13,6 +13,7 @@ from ..face.analysis import (
     FaceDetector,
     align_photo,
     draw_detections,
+    order_faces,
     resolve_providers,
     select_face,
     to_photo,
@@ -107,7 +108,9 @@ def analyze_faces(face_models, images, selection, face_index, background):
         alignments.append(torch.from_numpy(alignment))
         colours.append(colour.movedim(1, -1).cpu())
         grays.append(gray.movedim(1, -1).cpu())
-        drawings.append(_to_tensor(draw_detections(photo, found, chosen)))
+        # Numbered in the order of the selection, so that the number in the picture is the face_index to choose.
+        ordered = [found[i] for i in order_faces(found, selection, photo.shape[:2])]
+        drawings.append(_to_tensor(draw_detections(photo, ordered, face_index)))
         progress.update(1)
     face = Face(
         embedding=torch.from_numpy(np.stack([face.embedding for face in faces])),

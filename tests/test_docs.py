@@ -1,0 +1,185 @@
+"""The documents say what the code does: help pages against schemas, README against nodes, workflows and messages."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+HELP = ROOT / "nodes" / "web" / "docs"
+NODE_IDS = [
+    "ConsisIDModelLoader",
+    "ConsisIDVAELoader",
+    "ConsisIDTextEncoderLoader",
+    "ConsisIDFaceModelsLoader",
+    "ConsisIDFaceAnalyzer",
+    "ConsisIDGlobalIDExtractor",
+    "ConsisIDLocalIDExtractor",
+    "ConsisIDConditioning",
+    "ConsisIDSampler",
+]
+# Where the files that a loader's widgets name lie, below ComfyUI's models folder.
+FOLDERS = {
+    "model_name": "diffusion_models",
+    "vae_name": "vae",
+    "text_encoder_name": "text_encoders",
+    "insightface_pack": "insightface/models",
+    "face_parsing": "consisid",
+    "eva_clip": "consisid",
+}
+
+
+def help_page(node_id):
+    return (HELP / f"{node_id}.md").read_text(encoding="utf-8")
+
+
+def section(page, title):
+    """The text below a second-level heading."""
+    parts = re.split(r"^## (.+)$", page, flags=re.M)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    assert title in sections, f"no section {title!r}"
+    return sections[title]
+
+
+def table(text):
+    """The cells of a section's table, row by row, without its head."""
+    rows = [line.strip().strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert len({len(row) for row in rows}) == 1, "rows of different lengths"
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def output_name(output):
+    return output.display_name or output.get_io_type()
+
+
+# Help pages
+
+
+def test_every_node_has_a_help_page_and_no_page_is_orphaned(node_classes):
+    assert set(node_classes) == set(NODE_IDS) == {page.stem for page in HELP.glob("*.md")}
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_has_the_title_and_sections(node_id, node_classes):
+    page = help_page(node_id)
+    assert page.startswith(f"# {node_classes[node_id].define_schema().display_name}\n")
+    headings = re.findall(r"^## (.+)$", page, flags=re.M)
+    assert headings == ["Inputs", "Outputs", "Typical values", "Errors and cures", "Reference"]
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_names_the_inputs_of_the_schema(node_id, node_classes):
+    inputs = {i.id: i for i in node_classes[node_id].define_schema().inputs}
+    rows = {name.strip("`"): (kind, default) for name, kind, default, _ in table(section(help_page(node_id), "Inputs"))}
+    assert list(rows) == list(inputs)
+    for name, (kind, default) in rows.items():
+        assert (kind, default) == documented(inputs[name], kind), (node_id, name)
+
+
+def documented(socket, kind):
+    """The two cells that a help page must have for an input: type or range, and default."""
+    default = getattr(socket, "default", None)
+    if socket.get_io_type() == "COMBO":
+        if default is None:  # A list of files: the page names their folder.
+            assert f"in `models/{FOLDERS[socket.id]}`" in kind
+            return kind, "-"
+        return ", ".join(f"`{option}`" for option in socket.options), f"`{default}`"
+    if socket.get_io_type() == "BOOLEAN":
+        return "true, false", f"`{json.dumps(default)}`"
+    if socket.get_io_type() in ("INT", "FLOAT"):
+        step = f", step {socket.step}" if socket.step is not None else ""
+        return f"{socket.min}–{socket.max}{step}", f"`{default}`"
+    return socket.get_io_type(), "optional" if socket.optional else "required"
+
+
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_names_the_outputs_of_the_schema(node_id, node_classes):
+    outputs = [(output_name(o), o.get_io_type()) for o in node_classes[node_id].define_schema().outputs]
+    rows = table(section(help_page(node_id), "Outputs"))
+    assert [(name.strip("`"), kind) for name, kind, _ in rows] == outputs
+
+
+# Messages
+
+
+@pytest.fixture(scope="module")
+def source():
+    """The pack's Python source, with string literals that continue on the next line joined."""
+    files = [*(ROOT / "consisid_core").rglob("*.py"), *(ROOT / "nodes").rglob("*.py")]
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+MESSAGES = [(f"{node_id}.md", message) for node_id in NODE_IDS for message, _ in
+            table(section(help_page(node_id), "Errors and cures"))] + [
+    ("README.md", message) for message, _ in table(section(README, "Troubleshooting"))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("document", "cell"), MESSAGES, ids=lambda text: text[:60])
+def test_quoted_messages_exist(document, cell, source):
+    """A message quoted in the first column stands in the code; … stands for what varies."""
+    for quote in re.findall(r"`([^`]{8,})`", cell):
+        for part in quote.split("…"):
+            assert part.strip() in source, f"{document}: no message with {part.strip()!r}"
+
+
+# README
+
+
+def test_readme_lists_every_node(node_classes):
+    schemas = {node_id: node.define_schema() for node_id, node in node_classes.items()}
+    expected = {f"[{schema.display_name}](nodes/web/docs/{node_id}.md)": schema for node_id, schema in schemas.items()}
+    rows = table(section(README, "Nodes"))
+    assert {row[0] for row in rows} == set(expected) and len(rows) == len(expected)
+    for name, wires, _ in rows:
+        for output in expected[name].outputs:
+            assert output.get_io_type() in wires.split("->")[1], (name, output.get_io_type())
+
+
+def loader_files(workflow, node_classes):
+    """(models sub-folder, value) for every widget of a saved workflow that names a file."""
+    for node in json.loads(workflow.read_text(encoding="utf-8"))["nodes"]:
+        if node["type"] in node_classes and node["type"].endswith("Loader"):
+            names = [i.id for i in node_classes[node["type"]].define_schema().inputs]
+            for name, value in zip(names, node["widgets_values"], strict=True):
+                if name in FOLDERS:
+                    yield FOLDERS[name], value
+
+
+@pytest.mark.parametrize("workflow", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_readme_says_where_the_files_of_a_workflow_come_from(workflow, node_classes, models_dir):
+    assert workflow.stem in README
+    places = {re.sub("`", "", row[1]) for row in table(section(README, "Weight files"))}
+    files = list(loader_files(workflow, node_classes))
+    assert len(files) == 6
+    for folder, value in files:
+        if value.startswith("consisid_demo"):
+            assert (models_dir / folder / value).exists() and "consisid_core.tiny MODELS_DIR" in README
+        elif folder == "insightface/models":
+            assert any(place.startswith(f"models/{folder}/{value}/") for place in places)
+        else:
+            assert f"models/{folder}/{value}" in places
+
+
+def test_readme_is_short_and_its_links_and_commands_lead_somewhere():
+    assert README.count("\n") < 200
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
+        assert re.search(rf"^## {anchor}$", README, flags=re.M | re.I), anchor
+    for script in re.findall(r"python (scripts/\S+\.py)", README):
+        assert (ROOT / script).is_file(), script
+    for option in re.findall(r"`(--[a-z-]+) ?[A-Z]*` (?:takes|leaves)", README):
+        assert f'"{option}"' in (ROOT / "scripts" / "demo.py").read_text(encoding="utf-8"), option
+
+
+def test_versions_agree():
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version = re.search(r'^version = "(.+)"$', project, flags=re.M).group(1)
+    assert re.search(r"^## (\S+) - ", CHANGELOG, flags=re.M).group(1) == version
+    minimum = re.search(r'requires-comfyui = ">=(.+)"', project).group(1)
+    assert f"ComfyUI {minimum} or newer" in README

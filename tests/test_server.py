@@ -1,0 +1,171 @@
+"""The demo graph through a real server's HTTP API, against diffusers' ConsisIDPipeline with the same weights."""
+
+import asyncio
+import io
+import json
+import os
+import sys
+from pathlib import Path
+
+import aiohttp
+import diffusers.pipelines.consisid.pipeline_consisid as pipeline_module
+import numpy as np
+import pytest
+import torch
+from consisid_pack.consisid_core.comfyui.identity import fit_picture
+from consisid_pack.consisid_core.face.eva_clip import preprocess
+from consisid_pack.consisid_core.tiny import VAE as TINY_VAE
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
+from oracle import SCHEDULER
+from PIL import Image
+from safetensors.torch import load_file
+from skimage import data
+from transformers import T5EncoderModel, T5TokenizerFast
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "scripts"))
+import demo  # noqa: E402
+
+SEED, STEPS = 11, 10
+
+
+class Run:
+    """A server in its own process, with the demo graph run on the astronaut."""
+
+    def __init__(self, base, models_dir):
+        self.base = base
+        demo.BASE = base
+        demo.make_base_directory()
+        (base / "models").rmdir()
+        (base / "models").symlink_to(models_dir)
+
+    def __enter__(self):
+        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False).__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.server.__exit__(*error)
+
+    def frames(self, graph):
+        """Run the graph with its frames saved as PNG too; returns uint8 [T, H, W, 3] and the video's bytes."""
+        graph = {**graph, "frames": {"class_type": "SaveImage", "inputs": {"images": ["15", 0], "filename_prefix": "f"}}}
+        return asyncio.run(self._run(graph))
+
+    async def _run(self, graph):
+        async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=600)) as session:
+            await demo.wait_until_ready(self.server, session)
+            await demo.check_nodes(self.server, session)
+            buffer = io.BytesIO()
+            Image.fromarray(data.astronaut()).save(buffer, "PNG")
+            demo.set_inputs(graph, await demo.upload(session, "astronaut.png", buffer.getvalue()), None, None)
+            prompt_id = await demo.execute(self.server, session, graph)
+            video = await demo.fetch_video(session, prompt_id)
+            async with session.get(f"/history/{prompt_id}") as response:
+                saved = (await response.json())[prompt_id]["outputs"]["frames"]["images"]
+            frames = [np.array(Image.open(self.base / "output" / entry["filename"])) for entry in saved]
+            return np.stack(frames), video
+
+
+def demo_graph(**sampler):
+    graph = json.loads((ROOT / "tests" / "workflows" / "consisid_demo.json").read_text())
+    demo.find_node(graph, "ConsisIDSampler")["inputs"].update(seed=SEED, **sampler)
+    return graph
+
+
+def prompts(graph):
+    return [demo.find_node(graph, "CLIPTextEncode", title=t)["inputs"]["text"] for t in ("Prompt", "Negative prompt")]
+
+
+@pytest.fixture(scope="module")
+def pipeline(models_dir):
+    """ConsisIDPipeline on the tiny weights, with the mean of the image latents instead of a sample."""
+    import comfy.text_encoders.sd3_clip
+
+    original = pipeline_module.retrieve_latents
+    pipeline_module.retrieve_latents = lambda output, generator: output.latent_dist.mode()
+    name = "consisid_demo"
+    vae = AutoencoderKLCogVideoX(**{key: value for key, value in TINY_VAE.items() if not key.startswith("_")})
+    vae.load_state_dict(load_file(models_dir / f"vae/{name}/diffusion_pytorch_model.safetensors"))
+    tokenizer_folder = comfy.text_encoders.sd3_clip.__file__.replace("sd3_clip.py", "t5_tokenizer")
+    yield ConsisIDPipeline(
+        tokenizer=T5TokenizerFast.from_pretrained(tokenizer_folder),
+        text_encoder=T5EncoderModel.from_pretrained(
+            models_dir / f"text_encoders/{name}/text_encoder", dtype=torch.float32
+        ).eval(),
+        vae=vae.eval(),
+        transformer=ConsisIDTransformer3DModel.from_pretrained(
+            models_dir / f"diffusion_models/{name}/transformer"
+        ).eval(),
+        scheduler=CogVideoXDDIMScheduler(**SCHEDULER),
+    )
+    pipeline_module.retrieve_latents = original
+
+
+@pytest.fixture(scope="module")
+def face(run_node):
+    """The astronaut's face, and what the reference's pipeline takes of it."""
+    name = "consisid_demo"
+    (models,) = run_node(
+        "ConsisIDFaceModelsLoader", insightface_pack=name, face_parsing=f"{name}/parsing_bisenet.pth",
+        eva_clip=f"{name}/EVA02_CLIP_L_336_psz14_s6B.pt",
+    )  # fmt: skip
+    image = torch.from_numpy(data.astronaut()).float().div(255)[None]
+    face, face_image, _ = run_node("ConsisIDFaceAnalyzer", face_models=models, image=image)
+    eva = models.eva.model
+    with torch.inference_mode():
+        embedding, hidden = eva(preprocess(face.gray_image.movedim(-1, 1), eva.image_size))
+    picture = Image.fromarray((face_image[0].numpy() * 255).astype(np.uint8))
+    return picture, torch.cat([face.embedding, embedding], dim=-1), hidden
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, models_dir):
+    with Run(tmp_path_factory.mktemp("server"), models_dir) as run:
+        yield run
+
+
+def test_frames_equal_consisid_pipeline(served, pipeline, face, tmp_path):
+    graph = demo_graph(sampler="ddim", steps=STEPS)
+    frames, video = served.frames(graph)
+
+    picture, id_cond, hidden = face
+    prompt, negative = prompts(graph)
+    noise = torch.randn(1, 16, 5, 20, 30, generator=torch.manual_seed(SEED)).transpose(1, 2)
+    expected = pipeline(
+        image=picture, prompt=prompt, negative_prompt=negative, height=160, width=240, num_frames=17,
+        num_inference_steps=STEPS, guidance_scale=6.0, latents=noise, id_cond=id_cond, id_vit_hidden=hidden,
+        output_type="np",
+    ).frames[0]  # fmt: skip
+    assert frames.shape == expected.shape == (17, 160, 240, 3)
+    assert expected.std() > 0.05 and np.abs(np.diff(expected, axis=0)).mean() > 0.005, "the video must have content"
+    difference = np.abs(frames.astype(float) - expected * 255)
+    assert difference.max() <= 2, (difference.max(), difference.mean())
+
+    file = demo.save_without_overwriting(tmp_path, video)
+    assert demo.describe_video(file).startswith("17 frames of 240 x 160 at 8 fps")
+
+
+def test_image_for_the_vae_is_resized_as_in_the_pipeline(pipeline, face):
+    picture = face[0]
+    expected = pipeline.video_processor.preprocess(picture, height=160, width=240)[0].permute(1, 2, 0)
+    ours = torch.from_numpy(fit_picture(np.array(picture), 240, 160, "stretch")).float().div(255) * 2 - 1
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_the_default_sampler_runs(served):
+    frames, _ = served.frames(demo_graph(steps=2))
+    assert frames.std() > 5
+
+
+@pytest.mark.parametrize("name", ["consisid_text_to_video", "consisid_ksampler"])
+def test_workflows_for_released_weights_run(served, name):
+    """The graphs as shipped, with the tiny weights' names and size put in."""
+    graph = json.loads((ROOT / "tests" / "workflows" / f"{name}.json").read_text())
+    for i, node in demo_graph().items():
+        if node["class_type"].endswith("Loader") or node["class_type"] == "ConsisIDGlobalIDExtractor":
+            assert graph[i]["class_type"] == node["class_type"]
+            graph[i]["inputs"] = node["inputs"]
+    sampler = next(node for node in graph.values() if node["class_type"] in ("KSampler", "ConsisIDSampler"))
+    sampler["inputs"]["steps"] = 2
+    frames, _ = served.frames(graph)
+    assert frames.shape == (17, 160, 240, 3) and frames.std() > 5
