@@ -33,7 +33,7 @@ class GlobalID:
     """Low-frequency half of an identity: what the VAE makes of the face image (paper section 3.2, "global")."""
 
     latents: torch.Tensor
-    """[B, 16, T, h, w] unscaled VAE latents, float32: the face in frame 0 (key points in frame 1 if used), else zero."""
+    """[B, 16, T, h, w] unscaled VAE latents, float32: the face in frame 0, key points if used in 1, else zero."""
 
 
 @dataclass(frozen=True)

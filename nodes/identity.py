@@ -16,7 +16,7 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
             display_name="ConsisID Global ID Extractor",
             category=CATEGORY,
             description="Low-frequency half of the identity: face shape and proportions, as VAE latents that stand "
-            "beside the noise. Also fixes the size of the video.",
+            "beside the noise. Also sets the size of the video.",
             inputs=[
                 ConsisIDFace.Input("face"),
                 io.Vae.Input("vae"),
@@ -43,7 +43,7 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
                     max=1021,
                     step=4,
                     tooltip="Number of frames, 4n+1. 49 is what the model was trained on (6 seconds at 8 fps); fewer "
-                    "are faster, more drift.",
+                    "take less time, more let the face drift.",
                 ),
                 io.Combo.Input(
                     "fit",
@@ -86,8 +86,8 @@ class ConsisIDLocalIDExtractor(io.ComfyNode):
             node_id="ConsisIDLocalIDExtractor",
             display_name="ConsisID Local ID Extractor",
             category=CATEGORY,
-            description="High-frequency half of the identity: eyes, lips, texture, as 32 tokens that every second block "
-            "attends. Runs once per face; several photos are averaged.",
+            description="High-frequency half of the identity: eyes, lips, texture, as 32 tokens that every second "
+            "block attends. Runs once per face; several photos are averaged.",
             inputs=[
                 io.Model.Input(
                     "model", tooltip="The ConsisID MODEL. Only its facial extractor is loaded here, with its LoRAs."
@@ -137,8 +137,8 @@ class ConsisIDConditioning(io.ComfyNode):
                     min=0.0,
                     max=5.0,
                     step=0.05,
-                    tooltip="Scales what the identity tokens add. 0 leaves fine detail to the prompt; above 1 keeps the "
-                    "face closer, too much makes artefacts.",
+                    tooltip="Scales what the identity tokens add. 0 leaves fine detail to the prompt; above 1 keeps "
+                    "the face closer, too much makes artefacts.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -146,8 +146,8 @@ class ConsisIDConditioning(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="From which part of sampling the identity tokens act. Later starts leave composition to the "
-                    "prompt. Face latents act throughout.",
+                    tooltip="From which part of sampling the identity tokens act. Later starts leave composition to "
+                    "the prompt. Face latents act throughout.",
                 ),
                 io.Float.Input(
                     "end_percent",

@@ -43,14 +43,14 @@ class ConsisIDSampler(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="How strongly the prompt is followed. 6 as in the paper; higher saturates colours, 1 halves "
-                    "the time and ignores the negative prompt.",
+                    tooltip="How strongly the prompt is followed. 6 as in the paper; higher saturates colours, 1 "
+                    "halves the time and ignores the negative prompt.",
                 ),
                 io.Combo.Input(
                     "sampler",
                     options=list(SAMPLERS),
                     default="dpm",
-                    tooltip="dpm: stochastic second order, the reference's choice. ddim: deterministic, for comparisons.",
+                    tooltip="dpm: stochastic, second order, the reference's choice. ddim: deterministic, to compare.",
                 ),
                 io.Combo.Input(
                     "guidance",

@@ -5,16 +5,18 @@ import math
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import nodes as comfyui_nodes
 import numpy as np
 import pytest
 import torch
+from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.comfyui import sampling as comfyui_sampling
 from consisid_pack.consisid_core.comfyui.model import load_transformer
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.sampling import guidance_scales, target_timesteps, trailing_timesteps
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from oracle import build_reference, reference_loop, relative_error
+
+import nodes as comfyui_nodes
 
 SEED = 5
 SHAPE = (1, 16, 3, 6, 8)
@@ -152,6 +154,50 @@ def test_no_guidance_equals_diffusers(setup, sample):
     assert relative_error(sample(10, cfg=1.0), setup.reference_result(10, cfg=1.0)) <= 1e-3
 
 
+def test_sampler_custom_advanced_equals_diffusers(setup, conditioned):
+    positive, negative, latent = conditioned()
+    guider = comfy.samplers.CFGGuider(setup.model)
+    guider.set_conds(positive, negative)
+    guider.set_cfg(6.0)
+    sigmas = comfy.samplers.calculate_sigmas(setup.model.get_model_object("model_sampling"), "simple", 10)
+    with torch.inference_mode():
+        out = nodes_custom_sampler.SamplerCustomAdvanced.execute(
+            nodes_custom_sampler.Noise_RandomNoise(SEED), guider, comfy.samplers.sampler_object("euler"), sigmas, latent
+        ).args
+    error = relative_error(out[0]["samples"], setup.reference_result(10))
+    assert error <= 1e-3, error
+
+
+def test_patches_of_other_packs_apply(setup, sample):
+    """Attention override, block replacement and model wrapper, through the patcher as other packs set them."""
+    plain, seen = sample(2), {"attention": 0, "block": 0, "model": 0}
+
+    def attention(function, *args, **kwargs):
+        seen["attention"] += 1
+        return function(*args, **kwargs)
+
+    def block(args, extra):
+        seen["block"] += 1
+        return extra["original_block"](args)
+
+    def wrapper(executor, *args, **kwargs):
+        seen["model"] += 1
+        return executor(*args, **kwargs)
+
+    original, patched = setup.model, setup.model.clone()
+    patched.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = attention
+    patched.set_model_patch_replace(block, "dit", "double_block", 1)
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", wrapper)
+    setup.model = patched
+    try:
+        assert torch.equal(sample(2), plain)
+    finally:
+        setup.model = original
+    # Each of two steps runs four blocks and two face attentions, with both prompts in one batch or one after the other.
+    assert seen["model"] in (2, 4)
+    assert seen["block"] == seen["model"] and seen["attention"] == 6 * seen["model"]
+
+
 def test_global_strength(setup, sample):
     plain = sample(10)
     for strength in (0.0, 0.5):
@@ -210,7 +256,7 @@ def test_same_seed_gives_the_same_bits(sample, sampler):
     assert torch.equal(sample(4, sampler=sampler), sample(4, sampler=sampler))
 
 
-def test_one_frame(setup, run_node):
+def test_one_frame(setup, run_node, caplog):
     positive, negative, latent = run_node(
         "ConsisIDConditioning", positive=[[setup.positive, {}]], negative=[[setup.negative, {}]],
         global_id=GlobalID(setup.global_id.latents[:, :, :1]), local_id=setup.local_id,
@@ -219,6 +265,8 @@ def test_one_frame(setup, run_node):
         "ConsisIDSampler", model=setup.model, positive=positive, negative=negative, latent_image=latent, seed=1, steps=4
     )
     assert out["samples"].shape == (1, 16, 1, 6, 8) and out["samples"].isfinite().all()
+    (warning,) = [record.message for record in caplog.records if record.name == "consisid"]
+    assert warning.startswith("Sampling 64x48, 1 frames; the model was trained at 64x48, 9 frames only")
 
 
 def test_denoise_runs_the_end_of_a_longer_schedule(setup, sample, run_node, conditioned):
@@ -262,7 +310,9 @@ def test_progress_and_previews_are_those_of_ksampler(setup, sample, monkeypatch)
         comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *rest, **more: calls.append((value, total))
     )
     sample(4)
-    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    # Newer versions leave out reports that follow within a fraction of a second.
+    assert calls == sorted(calls) and set(calls) <= {(i, 4) for i in range(1, 5)} and calls[-1] == (4, 4)
+    assert len(calls) >= 2
 
 
 def test_identity_of_another_size_is_refused(setup, run_node, conditioned):

@@ -48,8 +48,8 @@ class Run:
 
     def frames(self, graph):
         """Run the graph with its frames saved as PNG too; returns uint8 [T, H, W, 3] and the video's bytes."""
-        graph = {**graph, "frames": {"class_type": "SaveImage", "inputs": {"images": ["15", 0], "filename_prefix": "f"}}}
-        return asyncio.run(self._run(graph))
+        save = {"class_type": "SaveImage", "inputs": {"images": ["15", 0], "filename_prefix": "frame"}}
+        return asyncio.run(self._run({**graph, "frames": save}))
 
     async def _run(self, graph):
         async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=600)) as session:

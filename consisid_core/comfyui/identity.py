@@ -26,6 +26,16 @@ def check_video_size(width, height, length):
         raise ConsisIDError(f"length {length} is not 4n+1 frames; the nearest is {nearest}.")
 
 
+def check_vae(vae):
+    """Raise ConsisIDError unless this is a CogVideoX VAE, ours or ComfyUI's.
+
+    The shape of its latents would not tell: those of Wan's and HunyuanVideo's VAEs have the same.
+    """
+    net = type(vae.first_stage_model).__name__
+    if "CogVideoX" not in net:
+        raise ConsisIDError(f"VAE is {net}, not a CogVideoX VAE. Load ConsisID's with Load ConsisID VAE.")
+
+
 def fit_picture(picture, width, height, fit):
     """uint8 [H, W, 3] -> uint8 [height, width, 3] by PIL's Lanczos, as diffusers' VideoProcessor resizes.
 
@@ -49,8 +59,9 @@ def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints
 
     Of several photos the first is used. keypoints puts the drawn landmarks into frame 1 (for weights trained with
     `is_kps`). noise_augmentation: standard deviation of the noise added to pixels in -1..1, as training did with about
-    0.05 (official train.py:850). Raises ConsisIDError for a size that the model cannot take.
+    0.05 (official train.py:850). Raises ConsisIDError for a size that the model cannot take, or another VAE.
     """
+    check_vae(vae)
     check_video_size(width, height, length)
     pictures = [(face.image[0].numpy() * 255).astype(np.uint8)]
     if keypoints:
@@ -65,11 +76,6 @@ def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints
         pixels = pixels + noise_augmentation / 2 * torch.randn(pixels.shape, generator=generator)
         latents.append(vae.encode(pixels).float().cpu())
     first = torch.cat(latents, dim=2)
-    if first.ndim != 5 or first.shape[1] != 16 or first.shape[-2:] != (height // 8, width // 8):
-        raise ConsisIDError(
-            f"VAE makes latents of shape {tuple(first.shape)}, not those of a CogVideoX VAE. Load it with Load ConsisID "
-            "VAE."
-        )
     frames = (length - 1) // 4 + 1
     return GlobalID(torch.cat((first, first.new_zeros(1, 16, frames - first.shape[2], *first.shape[-2:])), dim=2))
 
@@ -95,8 +101,8 @@ def extract_local_id(model, face_models, face):
         id_embedding = torch.cat((embedding.unsqueeze(0).to(clip_embedding), clip_embedding), dim=-1)
         if id_embedding.shape[-1] != config.id_dim or hidden_states[0].shape[-1] != config.vit_dim:
             raise ConsisIDError(
-                f"The face models give features of width {id_embedding.shape[-1]} and {hidden_states[0].shape[-1]}, but "
-                f"this MODEL takes {config.id_dim} and {config.vit_dim}: weights of different sizes are mixed, for "
+                f"The face models give features of width {id_embedding.shape[-1]} and {hidden_states[0].shape[-1]}, "
+                f"but this MODEL takes {config.id_dim} and {config.vit_dim}: weights of different sizes are mixed, for "
                 "example demo and released ones."
             )
         comfy.model_management.load_models_gpu([extractor_patcher])

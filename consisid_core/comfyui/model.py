@@ -1,5 +1,7 @@
 """The ConsisID transformer as a ComfyUI model: sampling type, latent format, identity conditioning, loading."""
 
+import logging
+
 import comfy.conds
 import comfy.latent_formats
 import comfy.lora
@@ -28,6 +30,8 @@ WEIGHT_DTYPES = {
     "fp8_e4m3fn_fast": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
+
+FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
 
@@ -73,9 +77,9 @@ class ConsisIDModelConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config):
         super().__init__({"config": config})
-        # At the widest point a block holds the residual, its normalised copy, the feed-forward's inner activations
-        # twice (before and after GELU) and its output: (3 + 2 * ff_dim / hidden_dim) * hidden_dim values per patch.
-        # ComfyUI counts 0.01 MiB * dtype size * factor per latent pixel; a patch covers patch_size^2 of them.
+        # At its widest point a block holds, for each patch, the residual, its normalised copy and the feed-forward's
+        # output (hidden_dim each), and the feed-forward's activations before and after GELU (ff_dim each). ComfyUI
+        # counts 0.01 MiB * dtype size * factor for a latent pixel, and a patch covers patch_size^2 of those.
         values_per_pixel = (3 * config.hidden_dim + 2 * config.ff_dim) / config.patch_size**2
         self.memory_usage_factor = values_per_pixel / (0.01 * 1024 * 1024)
 
@@ -102,14 +106,16 @@ class ConsisID(comfy.model_base.BaseModel):
             return torch.zeros_like(noise[:, :1]).expand(-1, channels, *noise.shape[2:])
         if concat_latent_image.shape[1:] != (channels, *noise.shape[2:]):
             raise ConsisIDError(
-                f"GLOBAL_ID is made for {_video_size(concat_latent_image)}, but the latent to sample is "
-                f"{_video_size(noise)}. Set width, height and length of the Global ID Extractor to the latent's, or "
-                "take the latent from the ConsisID Conditioning node."
+                f"GLOBAL_ID is made for {_video_size(concat_latent_image.shape[2:])}, but the latent to sample is "
+                f"{_video_size(noise.shape[2:])}. Set width, height and length of the Global ID Extractor to the "
+                "latent's, or take the latent from the ConsisID Conditioning node."
             )
         return comfy.utils.resize_to_batch_size(self.process_latent_in(concat_latent_image), noise.shape[0]).to(device)
 
     def extra_conds(self, **kwargs):
         out = super().extra_conds(**kwargs)
+        if kwargs.get("prompt_type") == "positive":
+            self._warn_of_untrained_size(kwargs["noise"])
         self._check_text(kwargs.get("cross_attn"))
         tokens = kwargs.get("identity_tokens")
         if tokens is not None:
@@ -121,21 +127,30 @@ class ConsisID(comfy.model_base.BaseModel):
             out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
         return out
 
+    def _warn_of_untrained_size(self, noise):
+        config = self.config
+        trained = (config.sample_frames, config.sample_height, config.sample_width)
+        if noise.shape[2:] != trained:
+            logging.getLogger("consisid").warning(
+                "Sampling %s; the model was trained at %s only, other sizes may cost likeness and quality.",
+                _video_size(noise.shape[2:]), _video_size(trained),
+            )  # fmt: skip
+
     def _check_text(self, text):
         config = self.config
         if text is not None and (text.shape[-1] != config.text_embed_dim or text.shape[1] > config.max_text_length):
             raise ConsisIDError(
-                f"The prompt is encoded as {text.shape[1]} tokens of width {text.shape[-1]}, but this model takes up to "
-                f"{config.max_text_length} tokens of width {config.text_embed_dim}. Encode it with the text encoder that "
-                "the ConsisID Text Encoder loader gives, and do not concatenate prompts."
+                f"The prompt is encoded as {text.shape[1]} tokens of width {text.shape[-1]}, but this model takes up "
+                f"to {config.max_text_length} tokens of width {config.text_embed_dim}. Encode it with the text encoder "
+                "that the ConsisID Text Encoder loader gives, and do not concatenate prompts."
             )
 
     def _check_tokens(self, tokens):
         width = self.config.facial_extractor.output_dim
         if tokens.ndim != 3 or tokens.shape[-1] != width:
             raise ConsisIDError(
-                f"LOCAL_ID has the shape {tuple(tokens.shape)}, but this model attends identity tokens of width {width}: "
-                "it was extracted with another model. Connect this MODEL to the Local ID Extractor."
+                f"LOCAL_ID has the shape {tuple(tokens.shape)}, but this model attends identity tokens of width "
+                "{width}: it was extracted with another model. Connect this MODEL to the Local ID Extractor."
             )
 
     def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
@@ -148,8 +163,8 @@ class ConsisID(comfy.model_base.BaseModel):
         )
 
 
-def _video_size(latents):
-    frames, height, width = latents.shape[2:]
+def _video_size(latent_size):
+    frames, height, width = latent_size
     return f"{width * 8}x{height * 8}, {frames * 4 - 3} frames"
 
 
@@ -181,10 +196,19 @@ def load_transformer(path, weight_dtype="default"):
 
     offload_device = comfy.model_management.unet_offload_device()
     model = ConsisID(model_config, device=offload_device)
+    if dtype in FP8_DTYPES:
+        _keep_tables_in_bf16(model.diffusion_model)
     patcher = compat.core_model_patcher()(model, load_device=load_device, offload_device=offload_device)
     compat.load_weights(model.diffusion_model, state_dict, patcher)
     model.requires_grad_(False)
     return patcher
+
+
+def _keep_tables_in_bf16(net):
+    """Parameters that no layer casts, the position table and the extractor's queries, stay out of fp8: they are few."""
+    for module in (net.patch_embed, net.local_facial_extractor):
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, dtype=torch.bfloat16)))
 
 
 def require_consisid(patcher):
@@ -205,7 +229,10 @@ def load_facial_extractor(patcher):
     dtype = model.manual_cast_dtype or model.get_dtype()
     prefix = "diffusion_model.local_facial_extractor."
     weights = {
-        name.removeprefix(prefix): comfy.lora.calculate_weight(patches[1:], patches[0][0].float(), name).to(dtype)
+        # A copy, because the patches are applied in place.
+        name.removeprefix(prefix): comfy.lora.calculate_weight(
+            patches[1:], patches[0][0].to(torch.float32, copy=True), name
+        ).to(dtype)
         for name, patches in patcher.get_key_patches(prefix).items()
     }
     extractor = LocalFacialExtractor(

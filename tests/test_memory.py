@@ -1,0 +1,97 @@
+"""ComfyUI's memory management over our nets: weight types, partial loading, unloading."""
+
+import comfy.model_management
+import comfy.model_patcher
+import pytest
+import torch
+from oracle import relative_error
+
+MODEL = "consisid_demo/transformer"
+
+
+@pytest.fixture
+def inputs():
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return randn(1, 16, 5, 20, 30), randn(1, 16, 5, 20, 30), randn(1, 226, 64), randn(1, 32, 64)
+
+
+@torch.inference_mode()
+def predict(patcher, inputs, load=True):
+    """One denoised prediction through the BaseModel, as a sampler asks for it."""
+    if load:
+        comfy.model_management.load_models_gpu([patcher])
+    x, image, text, tokens = inputs
+    device = patcher.load_device
+    sigma = patcher.model.model_sampling.sigmas[500:501].to(device)
+    return patcher.model.apply_model(
+        (x * (1 + sigma**2) ** 0.5).to(device), sigma, c_concat=image.to(device), c_crossattn=text.to(device),
+        identity_tokens=tokens.to(device), identity_scale=1.0, identity_sigmas=(1e9, 0.0),
+    ).cpu()  # fmt: skip
+
+
+# Half a unit in the last place of a weight is 2^-9, 2^-12, 2^-5 and 2^-4 of it; bounds leave some four layers' growth.
+@pytest.mark.parametrize(
+    ("weight_dtype", "stored", "bound"),
+    [
+        ("bf16", torch.bfloat16, 1e-2),
+        ("fp16", torch.float16, 1e-3),
+        ("fp8_e4m3fn", torch.float8_e4m3fn, 0.1),
+        ("fp8_e4m3fn_fast", torch.float8_e4m3fn, 0.1),
+        ("fp8_e5m2", torch.float8_e5m2, 0.2),
+    ],
+)
+def test_weight_dtypes(run_node, inputs, weight_dtype, stored, bound):
+    (plain,) = run_node("ConsisIDModelLoader", model_name=MODEL)
+    (cast,) = run_node("ConsisIDModelLoader", model_name=MODEL, weight_dtype=weight_dtype)
+    assert cast.model.diffusion_model.transformer_blocks[0].attn1.to_q.weight.dtype == stored
+    assert cast.model.diffusion_model.patch_embed.pos_embedding.dtype in (stored, torch.bfloat16)
+    error = relative_error(predict(cast, inputs), predict(plain, inputs))
+    assert 0 < error <= bound, error
+
+
+def test_partially_loaded_weights_give_the_same_result(run_node, inputs):
+    (model,) = run_node("ConsisIDModelLoader", model_name=MODEL)
+    expected = predict(model, inputs)
+    comfy.model_management.unload_all_models()
+    model.load(model.load_device, lowvram_model_memory=model.model_size() // 3)
+    streamed = [m for m in model.model.modules() if getattr(m, "comfy_cast_weights", False)]
+    assert streamed, "some layers must cast their weights at use, as under --lowvram"
+    torch.testing.assert_close(predict(model, inputs, load=False), expected, rtol=0, atol=1e-5)
+    model.detach()
+
+
+def test_freeing_memory_unloads_everything(run_node, inputs, models_dir):
+    (model,) = run_node("ConsisIDModelLoader", model_name=MODEL)
+    (vae,) = run_node("ConsisIDVAELoader", vae_name="consisid_demo/diffusion_pytorch_model.safetensors")
+    (clip,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="consisid_demo/text_encoder")
+    (face_models,) = run_node(
+        "ConsisIDFaceModelsLoader", insightface_pack="consisid_demo",
+        face_parsing="consisid_demo/parsing_bisenet.pth", eva_clip="consisid_demo/EVA02_CLIP_L_336_psz14_s6B.pt",
+    )  # fmt: skip
+    patchers = [model, vae.patcher, clip.patcher, face_models.parser, face_models.eva]
+    comfy.model_management.load_models_gpu(patchers)
+    assert {id(entry.model) for entry in comfy.model_management.current_loaded_models} >= {id(p) for p in patchers}
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.current_loaded_models
+    for patcher in patchers:
+        assert {p.device for p in patcher.model.parameters()} == {patcher.offload_device}
+
+
+def test_memory_estimate_grows_with_the_video(run_node):
+    (model,) = run_node("ConsisIDModelLoader", model_name=MODEL)
+    one, full = (model.model.memory_required((1, 16, frames, 60, 90)) for frames in (1, 13))
+    assert full == pytest.approx(13 * one)
+
+
+def test_estimate_at_full_size_is_that_of_the_counted_activations():
+    from consisid_pack.consisid_core.comfyui.model import ConsisIDModelConfig
+    from consisid_pack.consisid_core.model.config import TransformerConfig
+
+    factor = ConsisIDModelConfig(TransformerConfig()).memory_usage_factor
+    estimate = 13 * 60 * 90 * 2 * 0.01 * factor * 2**20
+    tokens, dim = 13 * 30 * 45, 3072
+    assert estimate == pytest.approx(tokens * dim * (3 + 2 * 4) * 2, rel=1e-6)
