@@ -21,48 +21,74 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 def list_checkpoints(filenames):
     """Names to offer for choice: every file, but the shards of one checkpoint as the folder that holds them.
 
+    Separators are slashes everywhere, so that workflows travel between systems.
+
     >>> list_checkpoints(["a.safetensors", "b/m-00001-of-00002.safetensors", "b/m-00002-of-00002.safetensors"])
     ['a.safetensors', 'b']
     """
-    names = {str(Path(name).parent.as_posix()) if _SHARD.search(name) else name for name in filenames}
-    return sorted(names - {"."})
+    names = set()
+    for name in filenames:
+        folder = Path(name).parent
+        # Shards without a folder of their own are offered too: choosing one is an error that says what to do.
+        names.add(folder.as_posix() if folder.name and _SHARD.search(name) else Path(name).as_posix())
+    return sorted(names)
 
 
 def checkpoint_files(path):
     """The weight files of a checkpoint (a file, or a folder of shards with an index) and diffusers' config, if any.
 
-    Raises ConsisIDError for a folder without an index, an unreadable index or config, or a missing shard.
+    Raises ConsisIDError for a single shard, a folder without an index, an unreadable index or config, a missing shard,
+    or one outside the folder.
     """
     path = Path(path)
     if not path.is_dir():
+        if _SHARD.search(path.name):
+            raise ConsisIDError(
+                f"{path} is one of several shards. Put all of them, with their .index.json and config.json, into a "
+                "folder of their own and choose that folder."
+            )
         config = path.with_name("config.json")
         is_diffusers = path.name == "diffusion_pytorch_model.safetensors" and config.is_file()
         return [path], _read_json(config) if is_diffusers else {}
-    indexes = sorted(path.glob("*.index.json"))
+    indexes = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.index.json"))
     if len(indexes) != 1:
         raise ConsisIDError(
             f"{path} holds {len(indexes)} index files (*.index.json); a folder of shards needs exactly one. "
             "Download the whole folder again."
         )
-    index = _read_json(indexes[0])
-    shards = [path / name for name in sorted(set(index.get("weight_map", {}).values()))]
-    missing = [shard.name for shard in shards if not shard.is_file()]
-    if missing or not shards:
+    weight_map = _read_json(indexes[0]).get("weight_map")
+    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
+    if not names or any(Path(name).name != name for name in names):
         raise ConsisIDError(
-            f"{path} is incomplete: {indexes[0].name} names {len(shards)} shards and {len(missing)} are missing "
+            f"{indexes[0]} is not an index of shards: its weight_map must name the files of this folder that hold the "
+            "weights. Download it again."
+        )
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise ConsisIDError(
+            f"{path} is incomplete: {indexes[0].name} names {len(names)} shards and {len(missing)} are missing "
             f"({', '.join(missing)}). Download them into this folder."
         )
     config = path / "config.json"
-    return shards, _read_json(config) if config.is_file() else {}
+    return [path / name for name in names], _read_json(config) if config.is_file() else {}
 
 
 def _read_json(path):
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ConsisIDError(f"{path} cannot be read as JSON ({error}). Download it again.") from None
+        raise ConsisIDError(f"{path} cannot be read ({error}). Download it again.") from None
+    return parse_json(text, path)
+
+
+def parse_json(text, source):
+    """The JSON object in a text. source: where it stands, to begin the sentence of a ConsisIDError if it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ConsisIDError(f"{source} cannot be read as JSON ({error}). Download it again.") from None
     if not isinstance(content, dict):
-        raise ConsisIDError(f"{path} is not a JSON object. Download it again.")
+        raise ConsisIDError(f"{source} is not a JSON object. Download it again.")
     return content
 
 
@@ -72,7 +98,8 @@ def infer_transformer_config(shapes, config=None):
     shapes: parameter name -> shape. config: diffusers' config keys, if known; used only where they fit the shapes.
     Raises ConsisIDError saying what the weights are instead, if they are not a ConsisID transformer.
     """
-    config = config or {}
+    # What is no positive number cannot agree with any shape.
+    config = {key: value for key, value in (config or {}).items() if isinstance(value, int) and value > 0}
     _require_consisid(shapes)
 
     hidden_dim, in_channels, patch_size, _ = shapes["patch_embed.proj.weight"]
@@ -104,13 +131,15 @@ def infer_transformer_config(shapes, config=None):
 
 
 def _require_consisid(shapes):
-    if "patch_embed.proj.weight" not in shapes or "transformer_blocks.0.attn1.norm_q.weight" not in shapes:
-        raise ConsisIDError(f"is not a ConsisID transformer: it looks like {describe_weights(shapes)}")
-    required = ("local_facial_extractor.proj_out", "perceiver_cross_attention.0.to_q.weight")
-    missing = [key for key in required if key not in shapes]
-    if missing:
+    required = (
+        "patch_embed.proj.weight",
+        "transformer_blocks.0.attn1.norm_q.weight",
+        "local_facial_extractor.proj_out",
+        "perceiver_cross_attention.0.to_q.weight",
+    )
+    if missing := [name for name in required if name not in shapes]:
         raise ConsisIDError(
-            f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {' and no '.join(missing)})"
+            f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {missing[0]})"
         )
 
 

@@ -19,4 +19,4 @@ def optional_library(purpose):
         raise ConsisIDError(
             f"{purpose} needs a Python package that does not import here ({error}). Install the pack's requirements "
             "into ComfyUI's Python: pip install -r custom_nodes/<this pack>/requirements.txt, then restart ComfyUI."
-        ) from error
+        ) from None

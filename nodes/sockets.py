@@ -1,6 +1,7 @@
 """ConsisID's own socket types, and where its files lie."""
 
 import os
+from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io
@@ -29,7 +30,7 @@ def checkpoint_names(folder):
 
 def weight_names(folder, hint):
     """Weight files under a model folder, those whose name contains the hint first."""
-    names = [name for name in folder_paths.get_filename_list(folder) if name.lower().endswith(_WEIGHT_FILES)]
+    names = [name for name in checkpoint_names(folder) if name.lower().endswith(_WEIGHT_FILES)]
     return sorted(names, key=lambda name: (hint not in name.lower(), name))
 
 
@@ -52,6 +53,6 @@ def face_pack_path(name):
 def _folder_path(roots, name):
     for root in map(os.path.abspath, roots):
         path = os.path.abspath(os.path.join(root, name))
-        if os.path.commonpath((root, path)) == root and os.path.isdir(path):
+        if Path(root) in Path(path).parents and os.path.isdir(path):
             return path
     raise ConsisIDError(f"{name} is not in {' or '.join(roots)}. Put it there or choose another.")

@@ -64,8 +64,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, metavar="FILE", help="a photo with a face (default: a NASA portrait)")
     parser.add_argument("--prompt", metavar="TEXT", help="what the person does (default: the workflow's prompt)")
     parser.add_argument("--seed", type=int, metavar="N", help="seed of the noise (default: the workflow's seed)")
-    parser.add_argument("--comfyui", metavar="DIR", help="the ComfyUI to use (default: COMFYUI_PATH, else see above)")
-    parser.add_argument("--output", type=Path, default=ROOT / "demo_output", metavar="DIR", help="folder for the video")
+    parser.add_argument("--comfyui", metavar="DIR", help="the ComfyUI to use (default: COMFYUI_PATH, or found)")
+    output = "folder for the video (default: demo_output in the repository)"
+    parser.add_argument("--output", type=Path, default=ROOT / "demo_output", metavar="DIR", help=output)
     parser.add_argument("--keep-server", action="store_true", help="leave ComfyUI running, to try the nodes in it")
     return parser.parse_args()
 
@@ -121,7 +122,9 @@ def read_picture(path: Path | None) -> tuple[str, bytes]:
             picture.load()
         content = path.read_bytes()
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file.")
+        raise UserError(
+            f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file."
+        ) from error
     return f"demo_photo{path.suffix.lower()}", content
 
 
@@ -241,7 +244,7 @@ async def make_video(server: Server, graph: dict, name: str, picture: bytes, opt
         except aiohttp.ClientError as error:
             await asyncio.sleep(1)  # A server that dies closes its connections first.
             server.check_alive()
-            raise UserError(f"The connection to ComfyUI failed ({error}). {server.log_tail()}")
+            raise UserError(f"The connection to ComfyUI failed ({error}). {server.log_tail()}") from error
 
 
 async def wait_until_ready(server: Server, session) -> None:
@@ -372,7 +375,7 @@ def save_without_overwriting(folder: Path, video: bytes) -> Path:
                 return path.resolve()
             number += 1
     except OSError as error:
-        raise UserError(f"The video could not be written to --output {folder} ({error}).")
+        raise UserError(f"The video could not be written to --output {folder} ({error}).") from error
 
 
 def describe_video(path: Path) -> str:

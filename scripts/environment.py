@@ -19,6 +19,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NoReturn
 
 if sys.version_info < (3, 10):  # noqa: UP036
     sys.exit(f"ConsisID needs Python 3.10 or newer; this is Python {sys.version_info[0]}.{sys.version_info[1]}.")
@@ -87,7 +88,7 @@ def prepare(purpose: str, comfyui: str | None = None) -> tuple[Path, Path]:
     return python, folder
 
 
-def replace_process(command: list, variables: dict[str, str]) -> None:
+def replace_process(command: list, variables: dict[str, str]) -> NoReturn:
     """Runs the command in place of this process, with additional environment variables. Does not return."""
     command = [str(part) for part in command]
     environment = {**os.environ, **variables}

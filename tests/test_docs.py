@@ -30,6 +30,7 @@ FOLDERS = {
     "face_parsing": "consisid",
     "eva_clip": "consisid",
 }
+FILE_KINDS = ["file", "folder", "file or folder of shards"]
 
 
 def help_page(node_id):
@@ -72,27 +73,28 @@ def test_help_page_has_the_title_and_sections(node_id, node_classes):
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_help_page_names_the_inputs_of_the_schema(node_id, node_classes):
-    inputs = {i.id: i for i in node_classes[node_id].define_schema().inputs}
-    rows = {name.strip("`"): (kind, default) for name, kind, default, _ in table(section(help_page(node_id), "Inputs"))}
-    assert list(rows) == list(inputs)
-    for name, (kind, default) in rows.items():
-        assert (kind, default) == documented(inputs[name], kind), (node_id, name)
+    inputs = node_classes[node_id].define_schema().inputs
+    rows = table(section(help_page(node_id), "Inputs"))
+    assert [name for name, _ in rows] == [f"`{i.id}`" for i in inputs]
+    for (name, cell), socket in zip(rows, inputs, strict=True):
+        parts = cell.split("<br>")
+        assert len(parts) == 2 and len(parts[0]) > 10, f"{name}: not description<br>*facts*"
+        assert parts[1] in [f"*{facts}*" for facts in documented(socket)], name
 
 
-def documented(socket, kind):
-    """The two cells that a help page must have for an input: type or range, and default."""
-    default = getattr(socket, "default", None)
-    if socket.get_io_type() == "COMBO":
+def documented(socket):
+    """What a help page may say of an input's type, range or options, and default."""
+    kind, default = socket.get_io_type(), getattr(socket, "default", None)
+    if kind == "COMBO":
         if default is None:  # A list of files: the page names their folder.
-            assert f"in `models/{FOLDERS[socket.id]}`" in kind
-            return kind, "-"
-        return ", ".join(f"`{option}`" for option in socket.options), f"`{default}`"
-    if socket.get_io_type() == "BOOLEAN":
-        return "true, false", f"`{json.dumps(default)}`"
-    if socket.get_io_type() in ("INT", "FLOAT"):
+            return [f"COMBO, {what} in `models/{FOLDERS[socket.id]}`" for what in FILE_KINDS]
+        return [f"COMBO, {', '.join(f'`{option}`' for option in socket.options)}; default `{default}`"]
+    if kind == "BOOLEAN":
+        return [f"BOOLEAN; default `{json.dumps(default)}`"]
+    if kind in ("INT", "FLOAT"):
         step = f", step {socket.step}" if socket.step is not None else ""
-        return f"{socket.min}–{socket.max}{step}", f"`{default}`"
-    return socket.get_io_type(), "optional" if socket.optional else "required"
+        return [f"{kind}, {socket.min}–{socket.max}{step}; default `{default}`"]
+    return [f"{kind}, {'optional' if socket.optional else 'required'}"]
 
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
@@ -113,18 +115,18 @@ def source():
     return re.sub(r'"\s*\n\s*f?"', "", text)
 
 
-MESSAGES = [(f"{node_id}.md", message) for node_id in NODE_IDS for message, _ in
-            table(section(help_page(node_id), "Errors and cures"))] + [
-    ("README.md", message) for message, _ in table(section(README, "Troubleshooting"))
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("document", "cell"), MESSAGES, ids=lambda text: text[:60])
-def test_quoted_messages_exist(document, cell, source):
+@pytest.mark.parametrize("document", ["README", *NODE_IDS])
+def test_quoted_messages_exist(document, source):
     """A message quoted in the first column stands in the code; … stands for what varies."""
-    for quote in re.findall(r"`([^`]{8,})`", cell):
+    if document == "README":
+        rows = table(section(README, "Troubleshooting"))
+    else:
+        rows = table(section(help_page(document), "Errors and cures"))
+    quotes = [quote for cell, _ in rows for quote in re.findall(r"`([^`]{8,})`", cell)]
+    assert quotes
+    for quote in quotes:
         for part in quote.split("…"):
-            assert part.strip() in source, f"{document}: no message with {part.strip()!r}"
+            assert part.strip() in source, f"no message with {part.strip()!r}"
 
 
 # README

@@ -131,7 +131,7 @@ def test_equals_the_steps_of_the_reference(pack, poker, poker_faces):
     reference = app.get(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
     assert len(reference) == len(poker_faces)
     enlargement = np.divide(poker.shape[1::-1], small.shape[1::-1])
-    for ours, theirs in zip(poker_faces, reference):
+    for ours, theirs in zip(poker_faces, reference, strict=True):
         assert np.array_equal(ours.embedding, theirs.embedding)
         assert np.allclose(ours.landmarks, theirs.kps * enlargement, atol=0.13)  # pixel centres stay, not corners
 

@@ -57,7 +57,7 @@ def eva_errors(visual, tower, batch=2):
     expected, expected_hidden = tower(image, return_hidden=True)
     expected = expected / expected.norm(dim=1, keepdim=True)
     assert len(hidden) == len(expected_hidden) == 5
-    return [relative_error(a, b) for a, b in zip([embedding, *hidden], [expected, *expected_hidden])]
+    return [relative_error(a, b) for a, b in zip([embedding, *hidden], [expected, *expected_hidden], strict=True)]
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +98,12 @@ def test_eva_runs_in_half_precision(tiny_eva, dtype):
     visual = EvaClipVisual.from_state_dict(weights)
     assert {x.dtype for x in visual.parameters()} == {torch.float16}
     image = torch.randn(1, 3, 20, 20)
-    for visual in (visual, visual.to("cpu", dtype)):
-        embedding, hidden = visual(image)
-        assert {x.dtype for x in (embedding, *hidden)} == {next(visual.parameters()).dtype}
+    for tower in (visual, visual.to("cpu", dtype)):
+        embedding, hidden = tower(image)
+        assert {x.dtype for x in (embedding, *hidden)} == {next(tower.parameters()).dtype}
         expected, expected_hidden = tiny_eva(image, return_hidden=True)
         assert torch.cosine_similarity(embedding.float(), expected) > 0.99
-        assert max(relative_error(a.float(), b) for a, b in zip(hidden, expected_hidden)) < 0.05
+        assert max(relative_error(a.float(), b) for a, b in zip(hidden, expected_hidden, strict=True)) < 0.05
 
 
 def test_rotary_positions_stay_exact_with_a_half_precision_file(tiny_eva):
@@ -168,7 +168,7 @@ def test_parser_says_what_is_wrong_with_a_file(change, message):
 
 
 def test_face_path_equals_diffusers(tiny_eva, reference_parser):
-    """One aligned crop through parsing, whitening, preprocessing and the tower, as `process_face_embeddings` does it."""
+    """One aligned crop through parsing, whitening, preprocessing and the tower, as `process_face_embeddings` does."""
     crop = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).repeat(64, 0).repeat(64, 1).astype(np.uint8)
     recogniser_output = np.zeros(512, np.float32)
     face_helper = SimpleNamespace(
@@ -196,7 +196,8 @@ def test_face_path_equals_diffusers(tiny_eva, reference_parser):
 
     visual = EvaClipVisual.from_state_dict(released_names(tiny_eva))
     embedding, hidden = visual(preprocess(gray, visual.image_size))
-    errors = [relative_error(a, b) for a, b in zip([embedding, *hidden], [id_cond[:, 512:], *expected_hidden])]
+    pairs = zip([embedding, *hidden], [id_cond[:, 512:], *expected_hidden], strict=True)
+    errors = [relative_error(a, b) for a, b in pairs]
     print(f"face path against diffusers, {whitened:.0%} white, relative errors:", errors)
     assert max(errors) <= 1e-4
 
@@ -205,7 +206,7 @@ def test_every_whitened_label_turns_white_and_no_other():
     image = torch.rand(1, 3, 32, 32) * 0.9
     for label in range(19):
         parser = randomise(BiSeNet(width=4), seed=3)
-        parser.forward = lambda x: torch.eye(19)[label].view(1, 19, 1, 1).expand(1, 19, 32, 32)
+        parser.forward = lambda x, label=label: torch.eye(19)[label].view(1, 19, 1, 1).expand(1, 19, 32, 32)
         colour, gray = whiten_background(parser, image)
         white = torch.ones_like(image)
         whitened = label in (0, 7, 8, 9, 14, 15, 16, 18)

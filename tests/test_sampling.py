@@ -291,9 +291,7 @@ def test_sampler_can_be_interrupted(setup, sample):
         return executor(*args, **kwargs)
 
     patched = setup.model.clone()
-    patched.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", interrupt_in_third_step
-    )
+    patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", interrupt_in_third_step)
     original, setup.model = setup.model, patched
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):

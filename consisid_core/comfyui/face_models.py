@@ -48,9 +48,7 @@ def load_face_models(pack_folder, parsing_path, eva_path, provider):
     parser = _load_net(BiSeNet, parsing_path, torch.float32, "Choose parsing_bisenet.pth of ConsisID-preview")
     device = comfy.model_management.text_encoder_device()
     eva_dtype = torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
-    eva = _load_net(
-        EvaClipVisual, eva_path, eva_dtype, "Choose EVA02_CLIP_L_336_psz14_s6B.pt of ConsisID-preview"
-    )
+    eva = _load_net(EvaClipVisual, eva_path, eva_dtype, "Choose EVA02_CLIP_L_336_psz14_s6B.pt of ConsisID-preview")
     return FaceModels(detector, parser, eva)
 
 
@@ -86,6 +84,8 @@ def analyze_faces(face_models, images, selection, face_index, background):
     """
     from ..face.parsing import keep_background, whiten_background
 
+    if len(images) == 0:
+        raise ConsisIDError("image is an empty batch: no photo arrived from the node before.")
     progress = comfy.utils.ProgressBar(len(images))
     faces, alignments, colours, grays, drawings = [], [], [], [], []
     for number, image in enumerate(images, start=1):

@@ -20,7 +20,8 @@ def check_video_size(width, height, length):
     """Raise ConsisIDError, with the nearest valid value, unless the VAE and the patches divide the size evenly."""
     for name, value in (("width", width), ("height", height)):
         if value % 16 or value < 16:
-            raise ConsisIDError(f"{name} {value} is not a multiple of 16; the nearest is {max(16, round(value / 16) * 16)}.")
+            nearest = max(16, round(value / 16) * 16)
+            raise ConsisIDError(f"{name} {value} is not a multiple of 16; the nearest is {nearest}.")
     if length % 4 != 1 or length < 1:
         nearest = max(1, round((length - 1) / 4) * 4 + 1)
         raise ConsisIDError(f"length {length} is not 4n+1 frames; the nearest is {nearest}.")
@@ -47,9 +48,7 @@ def fit_picture(picture, width, height, fit):
     scale = min(width / image.width, height / image.height)
     size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     canvas = Image.new("RGB", (width, height), "white")
-    canvas.paste(
-        image.resize(size, Image.Resampling.LANCZOS), ((width - size[0]) // 2, (height - size[1]) // 2)
-    )
+    canvas.paste(image.resize(size, Image.Resampling.LANCZOS), ((width - size[0]) // 2, (height - size[1]) // 2))
     return np.array(canvas)
 
 

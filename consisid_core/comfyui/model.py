@@ -101,6 +101,12 @@ class ConsisID(comfy.model_base.BaseModel):
 
     def concat_cond(self, noise, device, concat_latent_image=None, **kwargs):
         """Low-frequency identity: unscaled image latents, or zeros, to stand beside the noise channels."""
+        if noise.shape[1] != self.config.out_channels:
+            raise ConsisIDError(
+                f"The latent to sample has {noise.shape[1]} channels, but this model takes {self.config.out_channels} "
+                "channels: it comes from another model's VAE. Take it from the ConsisID Conditioning node, or encode "
+                "it with ConsisID's VAE."
+            )
         channels = self.config.in_channels - noise.shape[1]
         if concat_latent_image is None:
             return torch.zeros_like(noise[:, :1]).expand(-1, channels, *noise.shape[2:])
@@ -150,7 +156,7 @@ class ConsisID(comfy.model_base.BaseModel):
         if tokens.ndim != 3 or tokens.shape[-1] != width:
             raise ConsisIDError(
                 f"LOCAL_ID has the shape {tuple(tokens.shape)}, but this model attends identity tokens of width "
-                "{width}: it was extracted with another model. Connect this MODEL to the Local ID Extractor."
+                f"{width}: it was extracted with another model. Connect this MODEL to the Local ID Extractor."
             )
 
     def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
@@ -214,9 +220,7 @@ def _keep_tables_in_bf16(net):
 def require_consisid(patcher):
     """The ConsisID model behind a MODEL. Raises ConsisIDError if it is another model."""
     if not isinstance(patcher.model, ConsisID):
-        raise ConsisIDError(
-            f"MODEL is a {type(patcher.model).__name__}, not ConsisID. Load it with Load ConsisID DiT."
-        )
+        raise ConsisIDError(f"MODEL is a {type(patcher.model).__name__}, not ConsisID. Load it with Load ConsisID DiT.")
     return patcher.model
 
 

@@ -7,15 +7,20 @@ import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.text_encoders.sd3_clip
+import comfy.text_encoders.t5
 import comfy.utils
 import folder_paths
+import torch
 
-from ..checkpoint import describe_weights
+from ..checkpoint import check_names, describe_weights
 from ..errors import ConsisIDError
 from .files import about, read_state_dict
 
 MAX_TOKENS = 226
-REMEDY = "Choose a T5 v1.1 XXL encoder: the folder `text_encoder` of BestWishYsh/ConsisID-preview or t5xxl_fp16.safetensors"
+VOCAB_SIZE = 32128
+REMEDY = (
+    "Choose a T5 v1.1 XXL encoder: the folder `text_encoder` of BestWishYsh/ConsisID-preview, or t5xxl_fp16.safetensors"
+)
 
 
 class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
@@ -56,13 +61,23 @@ class TextEncoder(comfy.sd1_clip.SD1ClipModel):
 
 
 def infer_t5_config(shapes):
-    """The keys of ComfyUI's T5 config that differ between sizes, from parameter shapes (name -> shape)."""
+    """ComfyUI's T5 config from parameter shapes (name -> shape). Raises ConsisIDError if they are not T5 v1.1's."""
     block = "encoder.block.0.layer"
-    if f"{block}.1.DenseReluDense.wi_0.weight" not in shapes or "shared.weight" not in shapes:
-        raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {describe_weights(shapes)}")
+    required = ("shared.weight", f"{block}.1.DenseReluDense.wi_0.weight")
+    if missing := [name for name in required if name not in shapes]:
+        likeness = describe_weights(shapes)
+        raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {missing[0]})")
     vocab_size, width = shapes["shared.weight"]
+    if vocab_size != VOCAB_SIZE:
+        raise ConsisIDError(
+            f"is not a T5 v1.1 text encoder: its vocabulary has {vocab_size} entries instead of {VOCAB_SIZE}, as in "
+            "UMT5 and mT5"
+        )
     heads = shapes[f"{block}.0.SelfAttention.relative_attention_bias.weight"][1]
     return {
+        "model_type": "t5",
+        "is_gated_act": True,
+        "dense_act_fn": "gelu_pytorch_tanh",
         "num_layers": 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block.")),
         "d_model": width,
         "d_ff": shapes[f"{block}.1.DenseReluDense.wi_0.weight"][0],
@@ -75,15 +90,22 @@ def infer_t5_config(shapes):
 def load_text_encoder(path):
     """`comfy.sd.CLIP` of a T5 encoder file or folder of shards.
 
-    Raises ConsisIDError naming the file if it is another text encoder or holds scaled fp8 weights.
+    Raises ConsisIDError naming the file if it is another text encoder, incomplete, or holds quantised weights.
     """
     state_dict, _ = read_state_dict(path)
     if "encoder.embed_tokens.weight" in state_dict:
         state_dict.setdefault("shared.weight", state_dict.pop("encoder.embed_tokens.weight"))
     with about(path, REMEDY):
-        if any(name.endswith((".scale_weight", "scaled_fp8")) for name in state_dict):
-            raise ConsisIDError("holds scaled fp8 weights, which this loader does not take (plain fp8, fp16, bf16 do)")
-        t5_config = infer_t5_config({name: tensor.shape for name, tensor in state_dict.items()})
+        if any(name.endswith((".scale_weight", "scaled_fp8", ".comfy_quant")) for name in state_dict):
+            raise ConsisIDError(
+                "holds scaled fp8 weights or another quantisation; this loader takes plain fp8, fp16 and bf16"
+            )
+        shapes = {name: tensor.shape for name, tensor in state_dict.items()}
+        t5_config = infer_t5_config(shapes)
+        net = comfy.text_encoders.t5.T5(t5_config, dtype=None, device="meta", operations=torch.nn)
+        expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
+        # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
+        check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
     device = comfy.model_management.text_encoder_device()
     dtype = comfy.model_management.pick_weight_dtype(
         comfy.utils.weight_dtype(state_dict), comfy.model_management.text_encoder_dtype(device), device
@@ -94,7 +116,5 @@ def load_text_encoder(path):
         parameters=comfy.utils.calculate_parameters(state_dict),
         model_options={"dtype": dtype, "t5xxl_model_config": t5_config},
     )
-    missing, _ = clip.load_sd(state_dict)
-    if missing:
-        raise ConsisIDError(f"{path} lacks {len(missing)} parameters, first {missing[0]}. {REMEDY}")
+    clip.load_sd(state_dict)
     return clip

@@ -36,8 +36,8 @@ class CogVideoXVAE(AutoencoderKLCogVideoX):
 def infer_vae_config(shapes):
     """Constructor arguments of AutoencoderKLCogVideoX from parameter shapes (name -> shape)."""
     required = ("encoder.conv_out.conv.weight", "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight")
-    if any(name not in shapes for name in required):
-        raise ConsisIDError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)}")
+    if missing := [name for name in required if name not in shapes]:
+        raise ConsisIDError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)} (no {missing[0]})")
     blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
     resnets = {name.split(".")[4] for name in shapes if name.startswith("encoder.down_blocks.0.resnets.")}
     channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(blocks)]
@@ -73,11 +73,12 @@ def wrap_vae(net):
     # The net runs over 8 video frames (9 in the first batch) at a time, whatever the length. The reference's decode of
     # 480x720 peaks at 16 GB in bf16 without tiling: 2,600 values per pixel of those 9 frames.
     vae.memory_used_decode = lambda shape, dtype: (
-        2600 * min(9, max(1, shape[2] * 4 - 3)) * shape[3] * 8 * shape[4] * 8
-    ) * comfy.model_management.dtype_size(dtype)
+        (2600 * min(9, max(1, shape[2] * 4 - 3)) * shape[3] * 8 * shape[4] * 8)
+        * comfy.model_management.dtype_size(dtype)
+    )
     vae.memory_used_encode = lambda shape, dtype: (
-        1300 * min(9, max(1, shape[2])) * shape[3] * shape[4]
-    ) * comfy.model_management.dtype_size(dtype)
+        (1300 * min(9, max(1, shape[2])) * shape[3] * shape[4]) * comfy.model_management.dtype_size(dtype)
+    )
     vae.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
     vae.vae_dtype = comfy.model_management.vae_dtype(vae.device, vae.working_dtypes)
     net.to(vae.vae_dtype)

@@ -235,23 +235,23 @@ def _load_pack(folder, files, providers):
         raise ConsisIDError(
             f"Face analysis needs insightface and onnxruntime, which do not work in this Python ({error}): "
             "pip install insightface onnxruntime"
-        ) from error
+        ) from None
     try:
         with _quiet():
             # An absolute folder as the name is taken as it is: insightface 2 means to, 1 joins it to its own root.
             app = FaceAnalysis(name=str(folder), allowed_modules=["detection", "recognition"], providers=providers)
             app.prepare(ctx_id=0, det_size=DETECTOR_SIZE)
-    except AssertionError as error:  # insightface's way to say that no detector was among the files
+    except AssertionError:  # insightface's way to say that no detector was among the files
         raise ConsisIDError(
             f"insightface finds no face detector among the files of {folder} ({names}). "
             f"It should hold scrfd_10g_bnkps.onnx of antelopev2: {_PACK_URL}"
-        ) from error
+        ) from None
     except Exception as error:
         culprit = next((file.name for file in files if file.name in str(error)), f"one of {names}")
         raise ConsisIDError(
             f"A face model in {folder} cannot be loaded: {culprit} is broken, half downloaded or not a face model. "
             f"Replace it: {_PACK_URL}. Reported: {' '.join(str(error).split())[:200]}"
-        ) from error
+        ) from None
     if "recognition" not in app.models:
         raise ConsisIDError(
             f"insightface finds no face recogniser among the files of {folder} ({names}). "
@@ -298,7 +298,7 @@ def resolve_providers(choice):
     except (ImportError, AttributeError) as error:  # an uninstalled sibling package leaves an empty module behind
         raise ConsisIDError(
             f"Face analysis needs onnxruntime, which does not work in this Python ({error}): pip install onnxruntime"
-        ) from error
+        ) from None
     offered = {
         name: next(provider for provider in ids if provider in installed)
         for name, (ids, _) in _PROVIDERS.items()
@@ -442,7 +442,7 @@ def _free_place(size, box, picture_size, taken):
     limits = picture_size[0] - width, picture_size[1] - height
 
     def placed(x, y):
-        x, y = (max(0, min(value, limit)) for value, limit in zip((x, y), limits))
+        x, y = (max(0, min(value, limit)) for value, limit in zip((x, y), limits, strict=True))
         return x, y, x + width, y + height
 
     def hidden(place):

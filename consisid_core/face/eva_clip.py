@@ -76,9 +76,7 @@ class EvaClipVisual(nn.Module):
                 )
         # Half-precision files may keep their norms in float32; the tower runs in one dtype.
         dtype = state_dict[prefix + "pos_embed"].dtype
-        weights = {
-            name.removeprefix(prefix): x.to(dtype) for name, x in state_dict.items() if name.startswith(prefix)
-        }
+        weights = {name.removeprefix(prefix): x.to(dtype) for name, x in state_dict.items() if name.startswith(prefix)}
 
         width, _, patch_size, _ = weights["patch_embed.proj.weight"].shape
         patches = weights["pos_embed"].shape[1] - 1  # the first position is the class token's

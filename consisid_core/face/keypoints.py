@@ -46,7 +46,7 @@ def draw_keypoints(landmarks, size=512):
         )
         cv2.fillConvexPoly(picture, polygon, _COLORS[limb])
     picture = (picture * _LIMB_BRIGHTNESS).astype(np.uint8)
-    for (x, y), color in zip(landmarks, _COLORS):
+    for (x, y), color in zip(landmarks, _COLORS, strict=True):
         cv2.circle(picture, (int(x), int(y)), _DOT_RADIUS, color, -1)
     return picture
 

@@ -45,9 +45,7 @@ class _BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = None
         if in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                _conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
-            )
+            self.downsample = nn.Sequential(_conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
         residual = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
@@ -68,9 +66,7 @@ class _ResNet18(nn.Module):
 
     @staticmethod
     def _layer(in_channels, out_channels, stride):
-        return nn.Sequential(
-            _BasicBlock(in_channels, out_channels, stride), _BasicBlock(out_channels, out_channels, 1)
-        )
+        return nn.Sequential(_BasicBlock(in_channels, out_channels, stride), _BasicBlock(out_channels, out_channels, 1))
 
     def forward(self, x):
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), kernel_size=3, stride=2, padding=1)

@@ -72,9 +72,7 @@ class LocalFacialExtractor(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList(
                 [
-                    PerceiverAttention(
-                        dim, config.heads, config.head_dim, attention, operations=operations, **factory
-                    ),
+                    PerceiverAttention(dim, config.heads, config.head_dim, attention, operations=operations, **factory),
                     feed_forward(),
                 ]
             )

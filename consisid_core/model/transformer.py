@@ -214,9 +214,7 @@ class ConsisIDTransformer(nn.Module):
         )
         self.norm_final = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
         self.norm_out = AdaptiveLayerNorm(config, factory, operations)
-        self.proj_out = operations.Linear(
-            config.hidden_dim, config.patch_size**2 * config.out_channels, **factory
-        )
+        self.proj_out = operations.Linear(config.hidden_dim, config.patch_size**2 * config.out_channels, **factory)
 
     def forward(
         self,
