@@ -37,8 +37,8 @@ class ConsisIDFaceAnalyzer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=99,
-                    tooltip="0 is the first face in the order of selection, 1 the second. The detections picture shows "
-                    "which face is chosen.",
+                    tooltip="0 is the first face in the order of selection, 1 the second: the number that the "
+                    "detections picture gives each face.",
                 ),
                 io.Combo.Input(
                     "background",

@@ -52,6 +52,16 @@ def table(text):
     return [[cell.strip() for cell in row] for row in rows[2:]]
 
 
+def described(page, title):
+    """(name, facts) of every row "| `name` | description<br>*facts* |" of a section's table."""
+    rows = []
+    for name, cell in table(section(page, title)):
+        match = re.fullmatch(r"[^<]{10,}<br>\*([^<*]+)\*", cell)
+        assert re.fullmatch("`[^`]+`", name) and match, (name, cell)
+        rows.append((name.strip("`"), match[1]))
+    return rows
+
+
 def output_name(output):
     return output.display_name or output.get_io_type()
 
@@ -74,12 +84,10 @@ def test_help_page_has_the_title_and_sections(node_id, node_classes):
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_help_page_names_the_inputs_of_the_schema(node_id, node_classes):
     inputs = node_classes[node_id].define_schema().inputs
-    rows = table(section(help_page(node_id), "Inputs"))
-    assert [name for name, _ in rows] == [f"`{i.id}`" for i in inputs]
-    for (name, cell), socket in zip(rows, inputs, strict=True):
-        parts = cell.split("<br>")
-        assert len(parts) == 2 and len(parts[0]) > 10, f"{name}: not description<br>*facts*"
-        assert parts[1] in [f"*{facts}*" for facts in documented(socket)], name
+    rows = described(help_page(node_id), "Inputs")
+    assert [name for name, _ in rows] == [i.id for i in inputs]
+    for (name, facts), socket in zip(rows, inputs, strict=True):
+        assert facts in documented(socket), name
 
 
 def documented(socket):
@@ -100,8 +108,7 @@ def documented(socket):
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_help_page_names_the_outputs_of_the_schema(node_id, node_classes):
     outputs = [(output_name(o), o.get_io_type()) for o in node_classes[node_id].define_schema().outputs]
-    rows = table(section(help_page(node_id), "Outputs"))
-    assert [(name.strip("`"), kind) for name, kind, _ in rows] == outputs
+    assert described(help_page(node_id), "Outputs") == outputs
 
 
 # Messages
