@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..consisid_core.errors import optional_library
+from ..consisid_core.comfyui.face_models import analyze_faces
 from ..consisid_core.face.analysis import SELECTIONS
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 
@@ -57,9 +57,6 @@ class ConsisIDFaceAnalyzer(io.ComfyNode):
 
     @classmethod
     def execute(cls, face_models, image, selection, face_index, background) -> io.NodeOutput:
-        with optional_library("ConsisID Face Analyzer"):
-            from ..consisid_core.comfyui.face_models import analyze_faces
-
         face, detections = analyze_faces(face_models, image, selection, face_index, background)
         return io.NodeOutput(face, face.image, detections)
 

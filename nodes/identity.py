@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..consisid_core.errors import optional_library
+from ..consisid_core.comfyui.identity import FITS, condition, extract_global_id, extract_local_id
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
@@ -47,7 +47,7 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "fit",
-                    options=["stretch", "letterbox"],
+                    options=list(FITS),
                     default="stretch",
                     tooltip="How the square face fills the frame. stretch is what the model was trained with and "
                     "expects. letterbox keeps proportions on white; try it if faces come out too wide.",
@@ -73,9 +73,6 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
 
     @classmethod
     def execute(cls, face, vae, width, height, length, fit, keypoints, noise_augmentation) -> io.NodeOutput:
-        with optional_library("ConsisID Global ID Extractor"):
-            from ..consisid_core.comfyui.identity import extract_global_id
-
         return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
 
 
@@ -100,9 +97,6 @@ class ConsisIDLocalIDExtractor(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, face_models, face) -> io.NodeOutput:
-        with optional_library("ConsisID Local ID Extractor"):
-            from ..consisid_core.comfyui.identity import extract_local_id
-
         return io.NodeOutput(extract_local_id(model, face_models, face))
 
 
@@ -185,8 +179,6 @@ class ConsisIDConditioning(io.ComfyNode):
         batch_size,
         local_id=None,
     ) -> io.NodeOutput:
-        from ..consisid_core.comfyui.identity import condition
-
         return io.NodeOutput(
             *condition(
                 positive,

@@ -2,6 +2,9 @@
 
 from comfy_api.latest import io
 
+from ..consisid_core.comfyui.face_models import load_face_models
+from ..consisid_core.comfyui.model import WEIGHT_DTYPES, load_transformer
+from ..consisid_core.comfyui.text_encoder import load_text_encoder
 from ..consisid_core.errors import optional_library
 from ..consisid_core.face.analysis import PROVIDER_CHOICES
 from .sockets import (
@@ -14,7 +17,6 @@ from .sockets import (
 )
 
 CATEGORY = "ConsisID/loaders"
-WEIGHT_DTYPES = ["default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]
 
 
 class ConsisIDModelLoader(io.ComfyNode):
@@ -34,7 +36,7 @@ class ConsisIDModelLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "weight_dtype",
-                    options=WEIGHT_DTYPES,
+                    options=list(WEIGHT_DTYPES),
                     default="default",
                     tooltip="How weights are kept in memory. default: as the device likes best (bf16 on recent GPUs, "
                     "12.4 GB). The fp8 types take half of that at a small loss; _fast also multiplies in fp8, which "
@@ -46,8 +48,6 @@ class ConsisIDModelLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
-        from ..consisid_core.comfyui.model import load_transformer
-
         return io.NodeOutput(load_transformer(checkpoint_path("diffusion_models", model_name), weight_dtype))
 
 
@@ -71,7 +71,7 @@ class ConsisIDVAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name) -> io.NodeOutput:
-        with optional_library("Load ConsisID VAE"):
+        with optional_library("Load ConsisID VAE"):  # diffusers, which takes seconds to import.
             from ..consisid_core.comfyui.vae import load_vae
 
         return io.NodeOutput(load_vae(checkpoint_path("vae", vae_name)))
@@ -99,8 +99,6 @@ class ConsisIDTextEncoderLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder_name) -> io.NodeOutput:
-        from ..consisid_core.comfyui.text_encoder import load_text_encoder
-
         return io.NodeOutput(load_text_encoder(checkpoint_path("text_encoders", text_encoder_name)))
 
 
@@ -142,9 +140,6 @@ class ConsisIDFaceModelsLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, insightface_pack, face_parsing, eva_clip, provider) -> io.NodeOutput:
-        with optional_library("Load ConsisID Face Models"):
-            from ..consisid_core.comfyui.face_models import load_face_models
-
         return io.NodeOutput(
             load_face_models(
                 face_pack_path(insightface_pack),

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..consisid_core.comfyui.sampling import sample
 from ..consisid_core.sampling import GUIDANCES, SAMPLERS
 
 CATEGORY = "ConsisID/sampling"
@@ -76,8 +77,6 @@ class ConsisIDSampler(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise
     ) -> io.NodeOutput:
-        from ..consisid_core.comfyui.sampling import sample
-
         return io.NodeOutput(
             sample(model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise)
         )

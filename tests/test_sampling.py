@@ -251,6 +251,18 @@ def test_batch_of_two_equals_two_single_runs(sample):
     assert relative_error(both[:1], both[1:]) > 1e-2
 
 
+def test_limits_of_seed_and_schedule(setup, sample, conditioned, run_node):
+    positive, negative, latent = conditioned()
+    (out,) = run_node(
+        "ConsisIDSampler", model=setup.model, positive=positive, negative=negative, latent_image=latent,
+        seed=0xFFFFFFFFFFFFFFFF, steps=2,
+    )  # fmt: skip
+    assert out["samples"].isfinite().all()
+    assert sample(2, sampler="dpm", denoise=0.002).isfinite().all()
+    with pytest.raises(ConsisIDError, match="the end of 2000 steps"):
+        sample(2, sampler="dpm", denoise=0.001)
+
+
 @pytest.mark.parametrize("sampler", ["dpm", "ddim"])
 def test_same_seed_gives_the_same_bits(sample, sampler):
     assert torch.equal(sample(4, sampler=sampler), sample(4, sampler=sampler))

@@ -73,7 +73,6 @@ def run_on_device(patcher, image, memory_per_pixel):
     return patcher.model, image.to(patcher.load_device)
 
 
-@torch.inference_mode()
 def analyze_faces(face_models, images, selection, face_index, background):
     """The chosen face of each photo.
 
@@ -100,7 +99,7 @@ def analyze_faces(face_models, images, selection, face_index, background):
             raise ConsisIDError(f"{which}{error}") from None
         crop = _to_tensor(crop).movedim(-1, 1)
         if background == "remove":
-            parser, crop = run_on_device(face_models.parser, crop, memory_per_pixel=2000)
+            parser, crop = run_on_device(face_models.parser, crop, memory_per_pixel=600)
             colour, gray = whiten_background(parser, crop)
         else:
             colour, gray = keep_background(crop)

@@ -52,7 +52,6 @@ def fit_picture(picture, width, height, fit):
     return np.array(canvas)
 
 
-@torch.inference_mode()
 def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints=False, noise_augmentation=0.0):
     """Low-frequency half: the face image through the VAE, in frame 0 of an otherwise empty video.
 
@@ -79,7 +78,6 @@ def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints
     return GlobalID(torch.cat((first, first.new_zeros(1, 16, frames - first.shape[2], *first.shape[-2:])), dim=2))
 
 
-@torch.inference_mode()
 def extract_local_id(model, face_models, face):
     """High-frequency half: recogniser embedding and EVA features through the model's facial extractor.
 
@@ -95,7 +93,7 @@ def extract_local_id(model, face_models, face):
     for embedding, gray in zip(face.embedding, face.gray_image, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
         image = gray.movedim(-1, 0).unsqueeze(0)
-        eva, image = run_on_device(face_models.eva, image, memory_per_pixel=4000)
+        eva, image = run_on_device(face_models.eva, image, memory_per_pixel=300)
         clip_embedding, hidden_states = eva(preprocess(image, eva.image_size))
         id_embedding = torch.cat((embedding.unsqueeze(0).to(clip_embedding), clip_embedding), dim=-1)
         if id_embedding.shape[-1] != config.id_dim or hidden_states[0].shape[-1] != config.vit_dim:

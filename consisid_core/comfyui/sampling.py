@@ -8,7 +8,9 @@ import latent_preview
 import torch
 from tqdm.auto import trange
 
+from ..errors import ConsisIDError
 from ..sampling import (
+    NUM_TRAIN_TIMESTEPS,
     ddim_step,
     dpm_step,
     guidance_scales,
@@ -35,7 +37,8 @@ def run_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 
     next_alphas: the noise level that each step lands on; it is read as `sigmas[i + 1]` at the next.
     """
-    next_noise = seeded_noise(extra_args["seed"] + 1, x) if sampler == "dpm" else None
+    # Another seed than that of the starting noise, which would else come again in the first step.
+    next_noise = seeded_noise((extra_args["seed"] + 1) % 2**64, x) if sampler == "dpm" else None
     levels = [1 / (1 + float(sigma) ** 2) for sigma in sigmas]
     previous = None
     for i in trange(len(sigmas) - 1, disable=disable):
@@ -55,12 +58,18 @@ def run_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, 
 def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise):
     """Denoise a LATENT by one of ConsisID's samplers. Returns a new LATENT; previews and progress as in KSampler.
 
-    denoise below 1 runs the last `steps` of a schedule of steps / denoise.
+    denoise below 1 runs the last `steps` of a schedule of steps / denoise. Raises ConsisIDError if that schedule has
+    more than 1000 steps, MODEL is not ConsisID, or identity, text or latent do not fit it.
     """
     require_consisid(model)
     total = int(steps / denoise) if denoise > 0 else 0
     if total == 0:
         return latent
+    if total > NUM_TRAIN_TIMESTEPS:
+        raise ConsisIDError(
+            f"{steps} steps at denoise {denoise} are the end of {total} steps, but the model knows "
+            f"{NUM_TRAIN_TIMESTEPS} timesteps only. Lower steps or raise denoise."
+        )
     table = model.get_model_object("model_sampling").sigmas.cpu()
     sigmas = torch.cat((table[trailing_timesteps(total)], table.new_zeros(1)))[-steps - 1 :]
     next_alphas = [1.0 if t < 0 else 1 / (1 + float(table[t]) ** 2) for t in target_timesteps(total)][-steps:]
