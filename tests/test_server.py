@@ -14,6 +14,7 @@ import pytest
 import torch
 from consisid_pack.consisid_core.comfyui.identity import fit_picture
 from consisid_pack.consisid_core.face.eva_clip import preprocess
+from consisid_pack.consisid_core.sampling import guidance_scales
 from consisid_pack.consisid_core.tiny import VAE as TINY_VAE
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
 from oracle import SCHEDULER
@@ -150,6 +151,22 @@ def test_image_for_the_vae_is_resized_as_in_the_pipeline(pipeline, face):
     expected = pipeline.video_processor.preprocess(picture, height=160, width=240)[0].permute(1, 2, 0)
     ours = torch.from_numpy(fit_picture(np.array(picture), 240, 160, "stretch")).float().div(255) * 2 - 1
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-6)
+
+
+def test_legacy_guidance_is_that_of_the_pipeline(pipeline, face):
+    picture, id_cond, hidden = face
+    scales = []
+
+    def record(pipe, step, timestep, tensors):
+        scales.append(pipe.guidance_scale)
+        return tensors
+
+    pipeline(
+        image=picture, prompt="", height=160, width=240, num_frames=17, num_inference_steps=7, guidance_scale=6.0,
+        use_dynamic_cfg=True, id_cond=id_cond, id_vit_hidden=hidden, output_type="latent",
+        callback_on_step_end=record,
+    )  # fmt: skip
+    assert scales == pytest.approx(guidance_scales("dynamic_legacy", 6.0, 7))
 
 
 def test_the_default_sampler_runs(served):
