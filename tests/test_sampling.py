@@ -5,6 +5,7 @@ import math
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
+import comfy.sd
 import numpy as np
 import pytest
 import torch
@@ -341,3 +342,28 @@ def test_identity_or_text_of_another_model_is_refused(setup, sample):
         sample(1, {"positive": [[torch.zeros(1, 11, 768), {}]]})
     with pytest.raises(ConsisIDError, match="do not concatenate prompts"):
         sample(1, {"positive": [[torch.zeros(1, 22, 16), {}]]})
+
+
+def test_stock_lora_loader(setup, sample):
+    """LoRA files whose keys carry ComfyUI's generic prefix apply; strength 0 is the exact base."""
+    name = "transformer_blocks.1.attn1.to_q"
+    layer = setup.reference.get_submodule(name)
+    down, up = torch.randn(4, layer.in_features), torch.randn(layer.out_features, 4)
+    key = f"diffusion_model.{name}"
+    lora = {f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}
+    original = setup.model
+    plain = sample(2)
+    try:
+        setup.model, _ = comfy.sd.load_lora_for_models(original, None, lora, 0.5, 0)
+        patched = sample(2)
+        setup.model, _ = comfy.sd.load_lora_for_models(original, None, lora, 0.0, 0)
+        assert torch.equal(sample(2), plain)
+    finally:
+        setup.model = original
+    assert relative_error(patched, plain) > 1e-2
+    layer.weight.data += 0.5 * up @ down
+    try:
+        assert relative_error(patched, setup.reference_result(2)) <= 1e-3
+    finally:
+        layer.weight.data -= 0.5 * up @ down
+    assert torch.equal(sample(2), plain)
