@@ -1,6 +1,6 @@
 """From a photo to a FACE."""
 
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 
 from ..consisid_core.comfyui.face_models import analyze_faces
 from ..consisid_core.face.analysis import SELECTIONS
@@ -58,7 +58,7 @@ class ConsisIDFaceAnalyzer(io.ComfyNode):
     @classmethod
     def execute(cls, face_models, image, selection, face_index, background) -> io.NodeOutput:
         face, detections = analyze_faces(face_models, image, selection, face_index, background)
-        return io.NodeOutput(face, face.image, detections)
+        return io.NodeOutput(face, face.image, detections, ui=ui.PreviewImage(detections, cls=cls))
 
 
 NODES = [ConsisIDFaceAnalyzer]

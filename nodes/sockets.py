@@ -31,6 +31,7 @@ def checkpoint_names(folder):
 def weight_names(folder, hint):
     """Weight files under a model folder, those whose name contains the hint first."""
     names = [name for name in checkpoint_names(folder) if name.lower().endswith(_WEIGHT_FILES)]
+    names = [name for name in names if not name.startswith("identities/")]  # Saved people, not nets.
     return sorted(names, key=lambda name: (hint not in name.lower(), name))
 
 

@@ -51,6 +51,7 @@ def models_dir(tmp_path_factory):
     register_model_folders()
     for name in ("diffusion_models", "text_encoders", "vae", "consisid", "insightface"):
         folder_paths.add_model_folder_path(name, str(folder / name), is_default=True)
+    folder_paths.set_temp_directory(str(folder / "temp"))  # For previews.
     return folder
 
 

@@ -20,6 +20,9 @@ NODE_IDS = [
     "ConsisIDLocalIDExtractor",
     "ConsisIDConditioning",
     "ConsisIDSampler",
+    "ConsisIDSaveIdentity",
+    "ConsisIDLoadIdentity",
+    "ConsisIDBlendLocalID",
 ]
 # Where the files that a loader's widgets name lie, below ComfyUI's models folder.
 FOLDERS = {
@@ -29,6 +32,7 @@ FOLDERS = {
     "insightface_pack": "insightface/models",
     "face_parsing": "consisid",
     "eva_clip": "consisid",
+    "identity": "consisid/identities",
 }
 FILE_KINDS = ["file", "folder", "file or folder of shards"]
 

@@ -119,6 +119,13 @@ def test_global_id_options(run_node, analysis, two_photos, vae):
     assert torch.equal(with_keypoints[:, :, 1:2], expected)
 
 
+@pytest.mark.parametrize("keypoints", [True, False])
+def test_key_points_warn_once_that_the_release_does_not_know_them(run_node, analysis, vae, caplog, keypoints):
+    run_node("ConsisIDGlobalIDExtractor", face=analysis[0], vae=vae, keypoints=keypoints, **SIZE)
+    warnings = [record for record in caplog.records if "not trained with key points" in record.message]
+    assert [record.levelname for record in warnings] == ["WARNING"] * keypoints
+
+
 def test_noise_augmentation_has_the_stated_deviation(run_node, analysis, vae, monkeypatch):
     """In -1..1, where 0.05 is what training used."""
     seen, encode = [], vae.encode

@@ -1,12 +1,31 @@
 """ComfyUI's memory management over our nets: weight types, partial loading, unloading."""
 
+import gc
+import os
+import weakref
+
 import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
+from consisid_pack.consisid_core.errors import ConsisIDError
 from oracle import relative_error
+from skimage import data
 
 MODEL = "consisid_demo/transformer"
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return torch.from_numpy(data.astronaut()).float().div(255)[None]
+
+
+def load_face_models(run_node, provider="CPU"):
+    (models,) = run_node(
+        "ConsisIDFaceModelsLoader", insightface_pack="consisid_demo", provider=provider,
+        face_parsing="consisid_demo/parsing_bisenet.pth", eva_clip="consisid_demo/EVA02_CLIP_L_336_psz14_s6B.pt",
+    )  # fmt: skip
+    return models
 
 
 @pytest.fixture
@@ -68,17 +87,62 @@ def test_freeing_memory_unloads_everything(run_node, inputs, models_dir):
     (model,) = run_node("ConsisIDModelLoader", model_name=MODEL)
     (vae,) = run_node("ConsisIDVAELoader", vae_name="consisid_demo/diffusion_pytorch_model.safetensors")
     (clip,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="consisid_demo/text_encoder")
-    (face_models,) = run_node(
-        "ConsisIDFaceModelsLoader", insightface_pack="consisid_demo",
-        face_parsing="consisid_demo/parsing_bisenet.pth", eva_clip="consisid_demo/EVA02_CLIP_L_336_psz14_s6B.pt",
-    )  # fmt: skip
-    patchers = [model, vae.patcher, clip.patcher, face_models.parser, face_models.eva]
+    face_models = load_face_models(run_node)
+    patchers = [model, vae.patcher, clip.patcher, face_models.parser, face_models.eva, face_models.detector]
     comfy.model_management.load_models_gpu(patchers)
     assert {id(entry.model) for entry in comfy.model_management.current_loaded_models} >= {id(p) for p in patchers}
     comfy.model_management.unload_all_models()
     assert not comfy.model_management.current_loaded_models
     for patcher in patchers:
-        assert {p.device for p in patcher.model.parameters()} == {patcher.offload_device}
+        assert {p.device for p in patcher.model.parameters()} <= {patcher.offload_device}
+
+
+def test_the_face_pack_is_loaded_once(run_node):
+    first, second = load_face_models(run_node), load_face_models(run_node, provider="auto")
+    detector = first.detector.model.detector
+    if second.detector.model.providers == first.detector.model.providers:
+        assert second.detector is first.detector
+    assert load_face_models(run_node).detector.model.detector is detector
+
+
+def test_a_changed_face_pack_is_loaded_anew(run_node, models_dir):
+    first = load_face_models(run_node)
+    file = next((models_dir / "insightface/models/consisid_demo").glob("*.onnx"))
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 10**9))
+    assert load_face_models(run_node).detector is not first.detector
+
+
+def test_detection_sessions_go_with_the_last_face_models(run_node):
+    models = load_face_models(run_node)
+    detector = weakref.ref(models.detector.model.detector)
+    del models
+    gc.collect()
+    assert detector() is None
+
+
+def test_freeing_memory_ends_the_detection_sessions_until_the_next_photo(run_node, photo):
+    models = load_face_models(run_node)
+    detector = weakref.ref(models.detector.model.detector)
+    before = run_node("ConsisIDFaceAnalyzer", face_models=models, image=photo, background="keep")[0]
+    assert models.detector.model.detector is detector(), "in use, the sessions stay"
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    assert models.detector.model.detector is None and detector() is None
+    after = run_node("ConsisIDFaceAnalyzer", face_models=models, image=photo, background="keep")[0]
+    assert torch.equal(after.embedding, before.embedding)
+
+
+def test_a_face_pack_that_went_away_meanwhile_is_an_error_in_words(run_node, photo, models_dir, tmp_path):
+    models = load_face_models(run_node)
+    comfy.model_management.unload_all_models()
+    folder = models_dir / "insightface/models/consisid_demo"
+    folder.rename(tmp_path / "away")
+    try:
+        with pytest.raises(ConsisIDError, match="face model folder .* does not exist"):
+            run_node("ConsisIDFaceAnalyzer", face_models=models, image=photo)
+    finally:
+        (tmp_path / "away").rename(folder)
+    assert len(run_node("ConsisIDFaceAnalyzer", face_models=models, image=photo, background="keep")[0].embedding) == 1
 
 
 def test_memory_estimate_grows_with_the_video(run_node):

@@ -59,6 +59,16 @@ SIGNATURES = {
         },
         ["CONSISID_LOCAL_ID"],
     ),
+    "ConsisIDSaveIdentity": ({"face": ("CONSISID_FACE", None), "name": ("STRING", "identity")}, ["STRING"]),
+    "ConsisIDLoadIdentity": ({"identity": ("COMBO", None)}, ["CONSISID_FACE", "IMAGE"]),
+    "ConsisIDBlendLocalID": (
+        {
+            "local_id_1": ("CONSISID_LOCAL_ID", None),
+            "local_id_2": ("CONSISID_LOCAL_ID", None),
+            "ratio": ("FLOAT", 0.5),
+        },
+        ["CONSISID_LOCAL_ID"],
+    ),
     "ConsisIDConditioning": (
         {
             "positive": ("CONDITIONING", None),
@@ -161,6 +171,21 @@ def load_pack():
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
+
+
+def test_weight_combos_offer_no_saved_identities(node_classes, models_dir):
+    import folder_paths
+
+    (models_dir / "consisid/identities").mkdir(exist_ok=True)
+    (models_dir / "consisid/identities/anna.safetensors").write_bytes(b"")
+    folder_paths.filename_list_cache.clear()
+    schema = node_classes["ConsisIDFaceModelsLoader"].define_schema()
+    options = {i.id: i.options for i in schema.inputs if i.id in ("face_parsing", "eva_clip")}
+    (models_dir / "consisid/identities/anna.safetensors").unlink()
+    folder_paths.filename_list_cache.clear()
+    assert options["face_parsing"][0].endswith("parsing_bisenet.pth")
+    assert options["eva_clip"][0].endswith("EVA02_CLIP_L_336_psz14_s6B.pt")
+    assert not any("anna" in name for names in options.values() for name in names)
 
 
 def test_start_up_is_fast_and_imports_nothing_heavy():

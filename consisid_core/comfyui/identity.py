@@ -1,5 +1,7 @@
 """The two halves of an identity (paper sections 3.2 and 3.3), and how they enter the conditioning."""
 
+import logging
+
 import comfy.model_management
 import comfy.utils
 import node_helpers
@@ -10,7 +12,6 @@ from PIL import Image
 from ..errors import ConsisIDError
 from ..face.keypoints import draw_keypoints, map_points
 from ..types import GlobalID, LocalID
-from .face_models import run_on_device
 from .model import load_facial_extractor
 
 FITS = ("stretch", "letterbox")
@@ -65,6 +66,10 @@ def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints
     if keypoints:
         if length < 5:
             raise ConsisIDError(f"keypoints need a second latent frame: set length to 5 or more (it is {length}).")
+        logging.getLogger("consisid").warning(
+            "The released ConsisID weights were not trained with key points: they may hurt the result. "
+            "Use keypoints only with weights trained with is_kps."
+        )
         pictures.append(draw_keypoints(map_points(face.alignment[0].numpy(), face.landmarks[0].numpy())))
     generator = torch.Generator("cpu").manual_seed(0)
     latents = []
@@ -88,12 +93,16 @@ def extract_local_id(model, face_models, face):
 
     extractor_patcher, dtype = load_facial_extractor(model)
     config = extractor_patcher.model.config
+    eva, eva_device = face_models.eva.model, face_models.eva.load_device
+    # Both at once: with smart memory off, loading one of them unloads the other.
+    comfy.model_management.load_models_gpu(
+        [face_models.eva, extractor_patcher], memory_required=face.gray_image[0, :, :, 0].numel() * 300
+    )
     progress = comfy.utils.ProgressBar(len(face.embedding))
     tokens = []
     for embedding, gray in zip(face.embedding, face.gray_image, strict=True):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        image = gray.movedim(-1, 0).unsqueeze(0)
-        eva, image = run_on_device(face_models.eva, image, memory_per_pixel=300)
+        image = gray.movedim(-1, 0).unsqueeze(0).to(eva_device)
         clip_embedding, hidden_states = eva(preprocess(image, eva.image_size))
         id_embedding = torch.cat((embedding.unsqueeze(0).to(clip_embedding), clip_embedding), dim=-1)
         if id_embedding.shape[-1] != config.id_dim or hidden_states[0].shape[-1] != config.vit_dim:
@@ -102,13 +111,27 @@ def extract_local_id(model, face_models, face):
                 f"but this MODEL takes {config.id_dim} and {config.vit_dim}: weights of different sizes are mixed, for "
                 "example demo and released ones."
             )
-        comfy.model_management.load_models_gpu([extractor_patcher])
         id_embedding, *hidden_states = (
             x.to(extractor_patcher.load_device, dtype) for x in (id_embedding, *hidden_states)
         )
         tokens.append(extractor_patcher.model(id_embedding, hidden_states).float().cpu())
         progress.update(1)
     return LocalID(torch.cat(tokens).mean(dim=0, keepdim=True))
+
+
+def blend_local_ids(first, second, ratio):
+    """(1 - ratio) first + ratio second, of LocalIDs with tokens of one shape.
+
+    Raises ConsisIDError for tokens of different shapes or a ratio outside 0..1.
+    """
+    if first.tokens.shape != second.tokens.shape:
+        raise ConsisIDError(
+            f"local_id_1 has tokens of shape {list(first.tokens.shape)}, local_id_2 of {list(second.tokens.shape)}: "
+            "they were made with different models. Connect the same MODEL to both extractors."
+        )
+    if not 0 <= ratio <= 1:
+        raise ConsisIDError(f"ratio {ratio} is outside 0..1; 0 is local_id_1 alone, 1 is local_id_2.")
+    return LocalID(first.tokens * (1 - ratio) + second.tokens * ratio)
 
 
 def condition(
