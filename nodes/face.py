@@ -18,6 +18,8 @@ class ConsisIDFaceAnalyzer(io.ComfyNode):
             category=CATEGORY,
             description="Finds the face in a photo, aligns it and removes the background. One detection gives both the "
             "recogniser's embedding and the crop, so they are always of the same person.",
+            # So that the preview comes again from the cache, and a photo can be tried without the rest of the graph.
+            is_output_node=True,
             inputs=[
                 ConsisIDFaceModels.Input("face_models"),
                 io.Image.Input(

@@ -119,8 +119,8 @@ def frames(name, wanted):
 
 
 def test_every_frame_of_a_portrait_clip_has_one_face(detector, woman_face):
-    sampled = frames("single_face.mp4", range(0, 72, 6))
-    assert len(sampled) == 12
+    sampled = frames("single_face.mp4", {i * 72 // 40 for i in range(40)})
+    assert len(sampled) == 40
     for number, frame in sampled.items():
         found = detector.detect(frame)
         assert len(found) == 1, number
@@ -134,7 +134,7 @@ def test_no_frame_of_a_cartoon_title_has_a_face(detector):
 
 
 def test_a_clip_that_leaves_a_man_for_a_title(detector):
-    """Checked by eye: the man is in frames 0 to 71, the title in 72 to 168."""
+    """By eye the man is there up to frame 61 and a title from 76; between them the detector loses him at 72."""
     sampled = frames("face_noface.mov", {*range(0, 169, 12), 70, 71, 72, 73})
     assert len(sampled) == 18
     counts = {number: len(detector.detect(frame)) for number, frame in sampled.items()}

@@ -161,8 +161,8 @@ def analyze_faces(face_models, images, selection, face_index, background):
             crop, alignment = align_photo(photo, found[chosen])
             hints = quality_hints(photo, found[chosen])
         except ConsisIDError as error:
-            which = f"Photo {number} of {len(images)} ({image.shape[1]}x{image.shape[0]}): " if len(images) > 1 else ""
-            raise ConsisIDError(f"{which}{error}") from None
+            size = f"{image.shape[1]}x{image.shape[0]}"
+            raise ConsisIDError(f"Photo {number} of {len(images)} ({size}): {error}") from None
         for hint in hints:
             log.warning("Photo %d of %d: %s", number, len(images), hint)
         crop = _to_tensor(crop).movedim(-1, 1)
