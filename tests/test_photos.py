@@ -136,6 +136,16 @@ def test_what_may_spoil_the_likeness_is_logged_with_the_photo(run_node, face_mod
     assert not any(text.startswith("Photo 1 of 2") for text in caplog.messages)
 
 
+def test_which_of_several_faces_is_taken_is_logged(run_node, face_models, astronaut, caplog):
+    two = np.concatenate([astronaut, astronaut[:, ::-1]], axis=1)
+    with caplog.at_level(logging.INFO, logger="consisid"):
+        run_node(
+            "ConsisIDFaceAnalyzer", face_models=face_models, image=to_images(two), selection="left_to_right",
+            face_index=1,
+        )  # fmt: skip
+    assert "Photo 1 of 1 shows 2 faces: taking number 1 by left_to_right." in caplog.messages
+
+
 # ---- the picture on the node ---------------------------------------------------------------------------------------
 
 

@@ -163,6 +163,11 @@ def analyze_faces(face_models, images, selection, face_index, background):
         except ConsisIDError as error:
             size = f"{image.shape[1]}x{image.shape[0]}"
             raise ConsisIDError(f"Photo {number} of {len(images)} ({size}): {error}") from None
+        if len(found) > 1:
+            log.info(
+                "Photo %d of %d shows %d faces: taking number %d by %s.",
+                number, len(images), len(found), face_index, selection,
+            )  # fmt: skip
         for hint in hints:
             log.warning("Photo %d of %d: %s", number, len(images), hint)
         crop = _to_tensor(crop).movedim(-1, 1)
