@@ -36,6 +36,9 @@ NODES = {
     "ConsisIDLocalIDExtractor",
     "ConsisIDConditioning",
     "ConsisIDSampler",
+    "ConsisIDSaveIdentity",
+    "ConsisIDLoadIdentity",
+    "ConsisIDBlendLocalID",
 }
 # Set for the second half of the program, which runs with the environment's Python.
 COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"

@@ -13,6 +13,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 
 from ..errors import ConsisIDError, optional_library
+from ..face.align import FACE_SIZE
 from ..face.analysis import (
     FaceDetector,
     align_photo,
@@ -28,9 +29,6 @@ from ..types import Face
 from .files import about, log_demo_weights, read_state_dict
 
 log = logging.getLogger("consisid")
-
-CROP_SIDE = 512
-"""Side of the aligned crop in pixels."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def analyze_faces(face_models, images, selection, face_index, background):
         raise ConsisIDError("image is an empty batch: no photo arrived from the node before.")
     # Both at once and only here: with smart memory off, loading one of them unloads the other.
     nets = [face_models.detector, face_models.parser] if background == "remove" else [face_models.detector]
-    comfy.model_management.load_models_gpu(nets, memory_required=CROP_SIDE**2 * 600)
+    comfy.model_management.load_models_gpu(nets, memory_required=FACE_SIZE**2 * 600)
     detector = face_models.detector.model.detector
     parser, parser_device = face_models.parser.model, face_models.parser.load_device
     progress = comfy.utils.ProgressBar(len(images))

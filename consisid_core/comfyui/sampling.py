@@ -39,7 +39,7 @@ def run_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, 
     """
     # Another seed than that of the starting noise, which would else come again in the first step.
     next_noise = seeded_noise((extra_args["seed"] + 1) % 2**64, x) if sampler == "dpm" else None
-    levels = [1 / (1 + float(sigma) ** 2) for sigma in sigmas]
+    levels = [_alpha(sigma) for sigma in sigmas]
     previous = None
     for i in trange(len(sigmas) - 1, disable=disable):
         denoised = model(x, sigmas[i] * x.new_ones(x.shape[0]), **extra_args)
@@ -53,6 +53,11 @@ def run_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, 
             x = ddim_step(x, denoised, levels[i], next_alphas[i])
         x = x / levels[i + 1] ** 0.5
     return x
+
+
+def _alpha(sigma):
+    """Cumulative product, 0..1, of a noise level of ComfyUI's."""
+    return 1 / (1 + float(sigma) ** 2)
 
 
 def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise):
@@ -72,7 +77,7 @@ def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidanc
         )
     table = model.get_model_object("model_sampling").sigmas.cpu()
     sigmas = torch.cat((table[trailing_timesteps(total)], table.new_zeros(1)))[-steps - 1 :]
-    next_alphas = [1.0 if t < 0 else 1 / (1 + float(table[t]) ** 2) for t in target_timesteps(total)][-steps:]
+    next_alphas = [1.0 if t < 0 else _alpha(table[t]) for t in target_timesteps(total)][-steps:]
 
     guider = ScheduledGuider(model)
     guider.set_conds(positive, negative)
