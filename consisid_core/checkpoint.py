@@ -31,7 +31,8 @@ def list_checkpoints(filenames):
         folder = Path(name).parent
         # Shards without a folder of their own are offered too: choosing one is an error that says what to do.
         names.add(folder.as_posix() if folder.name and _SHARD.search(name) else Path(name).as_posix())
-    return sorted(names)
+    # Averaged weights stand before the last ones of the same training, as the reference prefers them.
+    return sorted(names, key=lambda name: (name.replace("transformer_ema", "transformer"), "_ema" not in name))
 
 
 def checkpoint_files(path):
@@ -48,7 +49,7 @@ def checkpoint_files(path):
                 "folder of their own and choose that folder."
             )
         config = path.with_name("config.json")
-        is_diffusers = path.name == "diffusion_pytorch_model.safetensors" and config.is_file()
+        is_diffusers = path.stem == "diffusion_pytorch_model" and config.is_file()
         return [path], _read_json(config) if is_diffusers else {}
     indexes = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.index.json"))
     if len(indexes) != 1:
@@ -90,6 +91,19 @@ def parse_json(text, source):
     if not isinstance(content, dict):
         raise ConsisIDError(f"{source} is not a JSON object. Download it again.")
     return content
+
+
+def transformer_prefix(names):
+    """What stands before a CogVideoX transformer's parameter names in a larger checkpoint, averaged weights first.
+
+    >>> transformer_prefix(["vae.x", "model.diffusion_model.patch_embed.text_proj.weight"])
+    'model.diffusion_model.'
+
+    "" where there is no such transformer, so that errors speak of the whole file.
+    """
+    anchor = "patch_embed.text_proj.weight"
+    prefixes = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]
+    return min(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix)), default="")
 
 
 def infer_transformer_config(shapes, config=None):
@@ -225,6 +239,26 @@ def _facial_extractor_config(shapes, config):
         output_dim=output_dim,
         ff_mult=shapes[prefix + "layers.0.1.1.weight"][0] // vit_dim,
     )
+
+
+def diffusers_config(config):
+    """The config keys with which diffusers' `ConsisIDTransformer3DModel` builds a net of this TransformerConfig."""
+    face = config.facial_extractor
+    return {
+        "_class_name": "ConsisIDTransformer3DModel", "num_attention_heads": config.num_heads,
+        "attention_head_dim": config.head_dim, "in_channels": config.in_channels, "out_channels": config.out_channels,
+        "num_layers": config.num_layers, "time_embed_dim": config.time_embed_dim,
+        "text_embed_dim": config.text_embed_dim, "attention_bias": config.attention_bias,
+        "patch_size": config.patch_size, "sample_width": config.sample_width, "sample_height": config.sample_height,
+        "sample_frames": config.sample_frames * 4 - 3, "temporal_compression_ratio": 4,
+        "max_text_seq_length": config.max_text_length, "use_rotary_positional_embeddings": True,
+        "use_learned_positional_embeddings": config.learned_positions, "is_train_face": True, "is_kps": False,
+        "cross_attn_interval": config.cross_attn_interval, "cross_attn_dim_head": config.cross_attn_head_dim,
+        "cross_attn_num_heads": config.cross_attn_heads, "LFE_id_dim": face.id_dim, "LFE_vit_dim": face.vit_dim,
+        "LFE_depth": face.depth, "LFE_dim_head": face.head_dim, "LFE_num_heads": face.heads,
+        "LFE_num_id_token": face.num_id_tokens, "LFE_num_querie": face.num_queries,
+        "LFE_output_dim": face.output_dim, "LFE_ff_mult": face.ff_mult, "LFE_num_scale": face.num_scales,
+    }  # fmt: skip
 
 
 def check_names(shapes, expected, limit=10):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .checkpoint import DEMO_MARKER
+from .checkpoint import DEMO_MARKER, diffusers_config
 from .demo_face_pack import write_demo_face_pack
 from .errors import ConsisIDError
 from .face.eva_clip import EvaClipVisual
@@ -105,24 +105,8 @@ def randomize(state_dict, seed):
 
 @torch.no_grad()
 def _write_transformer(folder):
-    config, face = TRANSFORMER, TRANSFORMER.facial_extractor
-    state_dict = randomize(ConsisIDTransformer(config).state_dict(), seed=1)
-    diffusers_config = {
-        "_class_name": "ConsisIDTransformer3DModel", "num_attention_heads": config.num_heads,
-        "attention_head_dim": config.head_dim, "in_channels": config.in_channels, "out_channels": config.out_channels,
-        "num_layers": config.num_layers, "time_embed_dim": config.time_embed_dim,
-        "text_embed_dim": config.text_embed_dim, "patch_size": config.patch_size,
-        "sample_width": config.sample_width, "sample_height": config.sample_height,
-        "sample_frames": config.sample_frames * 4 - 3, "temporal_compression_ratio": 4,
-        "max_text_seq_length": config.max_text_length, "use_rotary_positional_embeddings": True,
-        "use_learned_positional_embeddings": config.learned_positions, "is_train_face": True, "is_kps": False,
-        "cross_attn_interval": config.cross_attn_interval, "cross_attn_dim_head": config.cross_attn_head_dim,
-        "cross_attn_num_heads": config.cross_attn_heads, "LFE_id_dim": face.id_dim, "LFE_vit_dim": face.vit_dim,
-        "LFE_depth": face.depth, "LFE_dim_head": face.head_dim, "LFE_num_heads": face.heads,
-        "LFE_num_id_token": face.num_id_tokens, "LFE_num_querie": face.num_queries,
-        "LFE_output_dim": face.output_dim, "LFE_ff_mult": face.ff_mult, "LFE_num_scale": face.num_scales,
-    }  # fmt: skip
-    _write_shards(folder, "diffusion_pytorch_model", state_dict, diffusers_config)
+    state_dict = randomize(ConsisIDTransformer(TRANSFORMER).state_dict(), seed=1)
+    _write_shards(folder, "diffusion_pytorch_model", state_dict, diffusers_config(TRANSFORMER))
 
 
 @torch.no_grad()

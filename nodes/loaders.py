@@ -11,9 +11,10 @@ from .sockets import (
     ConsisIDFaceModels,
     checkpoint_names,
     checkpoint_path,
+    face_net_names,
     face_pack_names,
     face_pack_path,
-    weight_names,
+    transformer_names,
 )
 
 CATEGORY = "ConsisID/loaders"
@@ -30,9 +31,10 @@ class ConsisIDModelLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model_name",
-                    options=checkpoint_names("diffusion_models"),
-                    tooltip="Weight file or folder of shards (with its .index.json and config.json) in "
-                    "models/diffusion_models. Plain CogVideoX weights are refused: they have no face modules.",
+                    options=transformer_names(),
+                    tooltip="Weight file (.safetensors, .gguf, .bin, .pth) or folder of shards (with its .index.json "
+                    "and config.json) in models/diffusion_models, or below transformer in models/consisid. Plain "
+                    "CogVideoX weights are refused: they have no face modules.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -40,7 +42,8 @@ class ConsisIDModelLoader(io.ComfyNode):
                     default="default",
                     tooltip="How weights are kept in memory. default: as the device likes best (bf16 on recent GPUs, "
                     "12.4 GB). The fp8 types take half of that at a small loss; _fast also multiplies in fp8, which "
-                    "needs an RTX 40 series card or newer.",
+                    "needs an RTX 40 series card or newer. Files that are quantised already keep their own "
+                    "types.",
                 ),
             ],
             outputs=[io.Model.Output()],
@@ -62,7 +65,7 @@ class ConsisIDVAELoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "vae_name",
-                    options=checkpoint_names("vae"),
+                    options=checkpoint_names("vae", "vae"),
                     tooltip="VAE file in models/vae. Any CogVideoX 1.0 VAE in diffusers' format will do.",
                 ),
             ],
@@ -89,7 +92,7 @@ class ConsisIDTextEncoderLoader(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "text_encoder_name",
-                    options=checkpoint_names("text_encoders"),
+                    options=checkpoint_names("text_encoders", "text_encoder"),
                     tooltip="T5 v1.1 XXL file or folder of shards in models/text_encoders. The t5xxl_fp16.safetensors "
                     "of SD3 and Flux is the same encoder.",
                 ),
@@ -119,12 +122,12 @@ class ConsisIDFaceModelsLoader(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "face_parsing",
-                    options=weight_names("consisid", "parsing"),
+                    options=face_net_names("parsing"),
                     tooltip="parsing_bisenet.pth in models/consisid: tells the face from the background.",
                 ),
                 io.Combo.Input(
                     "eva_clip",
-                    options=weight_names("consisid", "eva"),
+                    options=face_net_names("eva"),
                     tooltip="EVA02_CLIP_L_336_psz14_s6B.pt in models/consisid: sees fine detail of the face.",
                 ),
                 io.Combo.Input(

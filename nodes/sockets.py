@@ -14,25 +14,46 @@ ConsisIDFace = io.Custom("CONSISID_FACE")
 ConsisIDGlobalID = io.Custom("CONSISID_GLOBAL_ID")
 ConsisIDLocalID = io.Custom("CONSISID_LOCAL_ID")
 
-_WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".sft")
+_WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".sft", ".gguf")
 
 
 def register_model_folders():
     """Add models/consisid and models/insightface to ComfyUI's folders, beside any that are there already."""
     for name in ("consisid", "insightface"):
         folder_paths.add_model_folder_path(name, os.path.join(folder_paths.models_dir, name))
+    # ComfyUI leaves .gguf files out of its lists.
+    roots, _ = folder_paths.folder_names_and_paths["diffusion_models"]
+    folder_paths.folder_names_and_paths["consisid_gguf"] = (roots, {".gguf"})
 
 
-def checkpoint_names(folder):
-    """Files and folders of shards under a model folder, for a combo."""
-    return list_checkpoints(folder_paths.get_filename_list(folder))
+def transformer_names():
+    """Transformers for a combo: what lies in models/diffusion_models, and in models/consisid below `transformer`."""
+    return [*_checkpoint_names("diffusion_models", "consisid_gguf"), *_consisid_names("transformer")]
 
 
-def weight_names(folder, hint):
-    """Weight files under a model folder, those whose name contains the hint first."""
-    names = [name for name in checkpoint_names(folder) if name.lower().endswith(_WEIGHT_FILES)]
-    names = [name for name in names if not name.startswith("identities/")]  # Saved people, not nets.
+def checkpoint_names(folder, hint):
+    """Files and folders of shards for a combo: those of a model folder, and those in models/consisid named by the hint.
+
+    So a whole copy of the released repository may lie in models/consisid.
+    """
+    return [*_checkpoint_names(folder), *_consisid_names(hint)]
+
+
+def face_net_names(hint):
+    """Weight files in models/consisid, those whose name contains the hint first."""
+    names = [name for name in _consisid_names("") if name.lower().endswith(_WEIGHT_FILES)]
     return sorted(names, key=lambda name: (hint not in name.lower(), name))
+
+
+def _checkpoint_names(*folders):
+    return list_checkpoints([name for folder in folders for name in folder_paths.get_filename_list(folder)])
+
+
+def _consisid_names(hint):
+    files = folder_paths.get_filename_list("consisid")
+    names = list_checkpoints([name for name in files if name.lower().endswith(_WEIGHT_FILES)])
+    # identities holds saved people, not nets.
+    return [name for name in names if hint in name.lower() and not name.startswith("identities/")]
 
 
 def face_pack_names():
@@ -42,8 +63,13 @@ def face_pack_names():
 
 
 def checkpoint_path(folder, name):
-    """Full path of a file or folder of shards. Raises ConsisIDError if there is none inside the model folder."""
-    return folder_paths.get_full_path(folder, name) or _folder_path(folder_paths.get_folder_paths(folder), name)
+    """Full path of a file or folder of shards in a model folder or in models/consisid.
+
+    Raises ConsisIDError if there is none inside them.
+    """
+    roots = [*folder_paths.get_folder_paths(folder), *folder_paths.get_folder_paths("consisid")]
+    file = folder_paths.get_full_path(folder, name) or folder_paths.get_full_path("consisid", name)
+    return file or _folder_path(list(dict.fromkeys(roots)), name)
 
 
 def face_pack_path(name):

@@ -1,6 +1,14 @@
 """What differs between ComfyUI versions. Each shim names the version that retires it."""
 
+import comfy.lora
+import comfy.model_management
 import comfy.model_patcher
+import comfy.quant_ops
+import comfy.supported_models_base
+import torch
+
+from ..errors import ConsisIDError
+from .files import json_tensor
 
 
 def core_model_patcher():
@@ -13,9 +21,65 @@ def is_dynamic(patcher):
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
-def load_weights(net, state_dict, patcher):
-    """Strictly load weights: mapped where the patcher streams them, else copied into the net's dtype."""
-    if is_dynamic(patcher):
-        net.load_state_dict(state_dict, strict=True, assign=True)
-    else:
-        net.load_state_dict(state_dict, strict=True)
+def set_quantization(model_config, quantization):
+    """Tell ComfyUI before a model is built which layers are quantised. quantization: layer name -> settings.
+
+    Raises ConsisIDError if this ComfyUI does not know the format.
+    """
+    formats = {settings.get("format") for settings in quantization.values()}
+    if _has_quantized_layers():
+        known = set(comfy.quant_ops.QUANT_ALGOS)
+        model_config.quant_config = {"mixed_ops": True}
+    else:  # Retired by 0.4.
+        known = {"float8_e4m3fn", "float8_e5m2"}
+        model_config.scaled_fp8 = torch.float8_e4m3fn
+    if unknown := formats - known:
+        raise ConsisIDError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
+
+
+def _has_quantized_layers():
+    """Whether layers read their own quantisation settings from the state dict (after 0.3.75)."""
+    return hasattr(comfy.supported_models_base.BASE, "quant_config")
+
+
+def load_weights(net, state_dict, quantization, patcher):
+    """Strictly put weights into a net that was built without (on the meta device).
+
+    Weights that have the net's dtype become its parameters as they are, mapped from the file; the others are converted
+    one by one. Quantised layers and a streaming patcher take any dtype and convert when they compute.
+    """
+    if quantization and _has_quantized_layers():
+        settings = {f"{layer}.comfy_quant": json_tensor(quantization[layer]) for layer in quantization}
+        state_dict = {**state_dict, **settings}
+    elif quantization:
+        state_dict = _with_old_scales(net, state_dict)
+    elif not is_dynamic(patcher):
+        state_dict = {name: state_dict[name].to(parameter.dtype) for name, parameter in net.named_parameters()}
+    net.load_state_dict(state_dict, strict=True, assign=True)
+
+
+def _with_old_scales(net, state_dict):
+    """Scales as 0.3.75 has them: one number for each linear layer."""
+    weights = {name: tensor for name, tensor in state_dict.items() if not name.endswith("_scale")}
+    for name, module in net.named_modules():
+        if hasattr(module, "scale_weight"):
+            scale = state_dict.get(f"{name}.weight_scale", torch.ones(()))
+            weights[f"{name}.scale_weight"] = scale.float().reshape(())
+    return weights
+
+
+def patched_weight(patcher, name):
+    """One of a model's weights as it computes, in float32: out of its quantisation, with its LoRA patches merged.
+
+    Core's `get_key_patches` does this for many at once, but stumbles over the scales of quantised layers.
+    """
+    weight, _, convert = comfy.model_patcher.get_key_weight(patcher.model, name)
+    if name in patcher.backup:  # The model is loaded and carries the patches itself.
+        weight = patcher.backup[name].weight
+    if name in patcher.hook_backup:
+        weight = patcher.hook_backup[name][0]
+    # A copy, because the patches are applied in place.
+    weight = comfy.model_management.cast_to_device(weight, torch.device("cpu"), torch.float32, copy=True)
+    if convert is not None:
+        weight = convert(weight)
+    return comfy.lora.calculate_weight(patcher.patches.get(name, []), weight, name)

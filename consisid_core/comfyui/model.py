@@ -4,7 +4,6 @@ import logging
 
 import comfy.conds
 import comfy.latent_formats
-import comfy.lora
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
@@ -15,12 +14,12 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
-from ..checkpoint import check_names, infer_transformer_config
 from ..errors import ConsisIDError
 from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
-from .files import about, read_state_dict
+from .files import about
+from .transformer_file import REMEDY, config_tensors, read_transformer
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -32,8 +31,6 @@ WEIGHT_DTYPES = {
 }
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
-
-REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
 
 
 class ComfyConsisIDTransformer(ConsisIDTransformer):
@@ -77,10 +74,13 @@ class ConsisIDModelConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config):
         super().__init__({"config": config})
-        # At its widest point a block holds, for each patch, the residual, its normalised copy and the feed-forward's
-        # output (hidden_dim each), and the feed-forward's activations before and after GELU (ff_dim each). ComfyUI
-        # counts 0.01 MiB * dtype size * factor for a latent pixel, and a patch covers patch_size^2 of those.
-        values_per_pixel = (3 * config.hidden_dim + 2 * config.ff_dim) / config.patch_size**2
+        # Counted with `memory_count` at 720x480x49: a forward peaks in the feed-forward, where a block holds for each
+        # patch the activations before and after GELU (ff_dim each) and 2.2 hidden_dim of residual, normalised copy
+        # and text tokens: 1.02 GiB a video in bf16, however many blocks. 5 % are added. ComfyUI counts 0.01 MiB * dtype
+        # size * factor for a latent pixel, and a patch covers patch_size^2 of those. Attention is taken as fused. What
+        # does not grow with the video lies within ComfyUI's own reserve: a table resampled for another size (0.2 GiB),
+        # a weight cast from fp8 (72 MiB).
+        values_per_pixel = 1.05 * (2.2 * config.hidden_dim + 2 * config.ff_dim) / config.patch_size**2
         self.memory_usage_factor = values_per_pixel / (0.01 * 1024 * 1024)
 
 
@@ -98,6 +98,10 @@ class ConsisID(comfy.model_base.BaseModel):
             unet_model=ComfyConsisIDTransformer,
         )
         self.config = model_config.unet_config["config"]
+
+    def state_dict_for_saving(self, *args, **kwargs):
+        config = self.model_config.process_unet_state_dict_for_saving(config_tensors(self.config))
+        return {**super().state_dict_for_saving(*args, **kwargs), **config}
 
     def concat_cond(self, noise, device, concat_latent_image=None, **kwargs):
         """Low-frequency identity: unscaled image latents, or zeros, to stand beside the noise channels."""
@@ -178,34 +182,41 @@ def load_transformer(path, weight_dtype="default"):
     """ModelPatcher of a ConsisID transformer.
 
     path: a weight file or a folder of shards; weight_dtype: a key of WEIGHT_DTYPES, "default" keeps what suits the
-    device. Raises ConsisIDError naming the file if it is not a complete ConsisID transformer.
+    device. Quantised files keep their own types. Raises ConsisIDError naming the file if it is not a complete ConsisID
+    transformer.
     """
-    state_dict, stated_config = read_state_dict(path)
-    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-    with about(path, REMEDY):
-        config = infer_transformer_config(shapes, stated_config)
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in ConsisIDTransformer(config).state_dict().items()}
-        check_names(shapes, expected)
-
-    model_config = ConsisIDModelConfig(config)
+    file = read_transformer(path)
+    model_config = ConsisIDModelConfig(file.config)
     load_device = comfy.model_management.get_torch_device()
-    dtype = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(
-        model_params=comfy.utils.calculate_parameters(state_dict),
-        supported_dtypes=model_config.supported_inference_dtypes,
-        weight_dtype=comfy.utils.weight_dtype(state_dict),
-    )
-    model_config.set_inference_dtype(
-        dtype, comfy.model_management.unet_manual_cast(dtype, load_device, model_config.supported_inference_dtypes)
-    )
-    model_config.optimizations["fp8"] = weight_dtype == "fp8_e4m3fn_fast"
-
     offload_device = comfy.model_management.unet_offload_device()
-    model = ConsisID(model_config, device=offload_device)
+    if file.quantization:
+        with about(path, "Update ComfyUI, or choose plain bf16, fp16 or fp8 weights"):
+            compat.set_quantization(model_config, file.quantization)
+        if weight_dtype != "default":
+            logging.getLogger("consisid").warning(
+                "%s is quantised already: weight_dtype %s is left aside.", path, weight_dtype
+            )
+            weight_dtype = "default"
+    dtype = WEIGHT_DTYPES[weight_dtype] or comfy.model_management.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(file.state_dict),
+        supported_dtypes=model_config.supported_inference_dtypes,
+        weight_dtype=None if file.quantization else comfy.utils.weight_dtype(file.state_dict),
+    )
+    manual_cast_dtype = comfy.model_management.unet_manual_cast(
+        None if file.quantization else dtype, load_device, model_config.supported_inference_dtypes
+    )
+    model_config.set_inference_dtype(dtype, manual_cast_dtype)
+    model_config.optimizations = {**model_config.optimizations, "fp8": weight_dtype == "fp8_e4m3fn_fast"}
+
+    # Parameters come from the file, so none are allocated; quantised layers ask for the device that they will be on.
+    model = ConsisID(model_config, device=offload_device if file.quantization else torch.device("meta"))
     if dtype in FP8_DTYPES:
         _keep_tables_in_bf16(model.diffusion_model)
     patcher = compat.core_model_patcher()(model, load_device=load_device, offload_device=offload_device)
-    compat.load_weights(model.diffusion_model, state_dict, patcher)
+    with about(path, REMEDY):
+        compat.load_weights(model.diffusion_model, file.state_dict, file.quantization, patcher)
+    if not comfy.model_management.is_device_cpu(offload_device):
+        model.to(offload_device)
     model.requires_grad_(False)
     return patcher
 
@@ -231,17 +242,13 @@ def load_facial_extractor(patcher):
     """
     model = require_consisid(patcher)
     dtype = model.manual_cast_dtype or model.get_dtype()
-    prefix = "diffusion_model.local_facial_extractor."
-    weights = {
-        # A copy, because the patches are applied in place.
-        name.removeprefix(prefix): comfy.lora.calculate_weight(
-            patches[1:], patches[0][0].to(torch.float32, copy=True), name
-        ).to(dtype)
-        for name, patches in patcher.get_key_patches(prefix).items()
-    }
     extractor = LocalFacialExtractor(
         model.config.facial_extractor, optimized_attention, device="meta", operations=comfy.ops.disable_weight_init
     )
+    weights = {
+        name: compat.patched_weight(patcher, f"diffusion_model.local_facial_extractor.{name}").to(dtype)
+        for name in extractor.state_dict()
+    }
     extractor.load_state_dict(weights, assign=True)
     return comfy.model_patcher.ModelPatcher(
         extractor.eval().requires_grad_(False), load_device=patcher.load_device, offload_device=patcher.offload_device

@@ -1,0 +1,101 @@
+"""The forms in which people have the transformer, read into one: plain names, one config, one quantisation format."""
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import check_names, diffusers_config, infer_transformer_config, parse_json, transformer_prefix
+from ..errors import ConsisIDError
+from ..model.config import TransformerConfig
+from ..model.transformer import ConsisIDTransformer
+from .files import about, json_tensor, read_state_dict
+
+REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
+
+_CONFIG = "consisid_config"
+_OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
+_SCALES = (".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale")
+
+
+@dataclass(frozen=True)
+class TransformerFile:
+    state_dict: dict
+    """Parameter name -> tensor; of a quantised layer also its `.weight_scale` and the like."""
+    config: TransformerConfig
+    quantization: dict
+    """Name of a quantised layer -> ComfyUI's settings for it ("format" and more); empty for plain weights."""
+
+
+def read_transformer(path):
+    """TransformerFile of a weight file or a folder of shards, whatever stands around the transformer in it.
+
+    Raises ConsisIDError naming the file if it is not a complete ConsisID transformer.
+    """
+    _log_averaged_weights(Path(path))
+    state_dict, config = read_state_dict(path)
+    state_dict = _take_transformer(state_dict, path)
+    if (saved := state_dict.pop(_CONFIG, None)) is not None:
+        config = parse_json(bytes(saved.tolist()).decode(errors="replace"), f"The config in {path}")
+    with about(path, REMEDY):
+        quantization = _take_quantization(state_dict)
+        shapes = {name: tensor.shape for name, tensor in state_dict.items() if not name.endswith(_SCALES)}
+        config = infer_transformer_config(shapes, config)
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in ConsisIDTransformer(config).state_dict().items()}
+        check_names(shapes, expected)
+        _check_dtypes(state_dict, quantization)
+    return TransformerFile(state_dict, config, quantization)
+
+
+def config_tensors(config):
+    """What a saved transformer carries so that it loads again without diffusers' config.json."""
+    return {_CONFIG: json_tensor(diffusers_config(config))}
+
+
+def _log_averaged_weights(path):
+    if path.name == "transformer" and path.with_name("transformer_ema").is_dir():
+        logging.getLogger("consisid").warning(
+            "%s has averaged weights beside it, in transformer_ema. The reference prefers those; choose them.", path
+        )  # fmt: skip
+
+
+def _take_transformer(state_dict, path):
+    """The transformer's part of a larger checkpoint, without the prefix of its names."""
+    prefix = transformer_prefix(state_dict)
+    others = [name for name in state_dict if not name.startswith(prefix)]
+    if prefix:
+        logging.getLogger("consisid").info(
+            "%s: took the %d parameters below %r and left %d others (%s)",
+            path, len(state_dict) - len(others), prefix, len(others), ", ".join(others[:3]),
+        )  # fmt: skip
+    return {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
+
+
+def _take_quantization(state_dict):
+    """Remove the quantisation settings from a state dict, old names of scales made new, and return them by layer."""
+    if (old := state_dict.pop("scaled_fp8", None)) is not None:
+        # Two elements instead of none say that products are not to be taken in fp8.
+        precise = {"full_precision_matrix_mult": True} if old.numel() == 2 else {}
+        for name in [name for name in state_dict if name.endswith(tuple(_OLD_SCALES))]:
+            layer, suffix = name.rsplit(".", 1)
+            state_dict[layer + _OLD_SCALES[f".{suffix}"]] = state_dict.pop(name)
+            dtype = str(state_dict[f"{layer}.weight"].dtype).removeprefix("torch.")
+            state_dict[f"{layer}.comfy_quant"] = json_tensor({"format": dtype, **precise})
+    layers = [name.removesuffix(".comfy_quant") for name in state_dict if name.endswith(".comfy_quant")]
+    return {layer: json.loads(bytes(state_dict.pop(f"{layer}.comfy_quant").tolist())) for layer in layers}
+
+
+def _check_dtypes(state_dict, quantization):
+    strange = [
+        f"{name} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in state_dict.items()
+        if not tensor.is_floating_point() and name.rpartition(".")[0] not in quantization
+    ]
+    if strange:
+        raise ConsisIDError(
+            f"holds {len(strange)} parameters that are no floating-point numbers ({', '.join(strange[:10])}"
+            f"{', …' if len(strange) > 10 else ''}): a quantisation that ComfyUI does not know"
+        )
