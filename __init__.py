@@ -2,14 +2,14 @@
 
 from comfy_api.latest import ComfyExtension
 
-from .nodes import face, identity, identity_files, loaders, sampling, sockets
+from .nodes import face, identity, identity_files, loaders, lora, sampling, sockets
 
 WEB_DIRECTORY = "./nodes/web"
 
 
 class ConsisIDExtension(ComfyExtension):
     async def get_node_list(self):
-        return [*loaders.NODES, *face.NODES, *identity.NODES, *identity_files.NODES, *sampling.NODES]
+        return [*loaders.NODES, *lora.NODES, *face.NODES, *identity.NODES, *identity_files.NODES, *sampling.NODES]
 
 
 async def comfy_entrypoint():

@@ -31,6 +31,7 @@ NODES = {
     "ConsisIDVAELoader",
     "ConsisIDTextEncoderLoader",
     "ConsisIDFaceModelsLoader",
+    "ConsisIDLoraLoader",
     "ConsisIDFaceAnalyzer",
     "ConsisIDGlobalIDExtractor",
     "ConsisIDLocalIDExtractor",

@@ -28,6 +28,10 @@ SIGNATURES = {
         },
         ["CONSISID_FACE_MODELS"],
     ),
+    "ConsisIDLoraLoader": (
+        {"model": ("MODEL", None), "lora_name": ("COMBO", None), "strength": ("FLOAT", 1.0)},
+        ["MODEL"],
+    ),
     "ConsisIDFaceAnalyzer": (
         {
             "face_models": ("CONSISID_FACE_MODELS", None),

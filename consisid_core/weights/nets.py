@@ -1,0 +1,176 @@
+"""What a checkpoint must hold to be one of ConsisID's nets: names and shapes, compared on torch's meta device."""
+
+from contextlib import contextmanager
+
+from ..checkpoint import check_names, describe_weights, infer_transformer_config, parse_json, transformer_prefix
+from ..errors import ConsisIDError, optional_library
+from ..vae_config import infer_vae_config
+from .source import open_source, read_bytes
+
+QUANTISED = (
+    "scaled_fp8", ".comfy_quant", ".scale_weight", ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale",
+    ".pre_quant_scale",
+)  # fmt: skip
+"""Ends of the names of what stands beside quantised weights."""
+
+SAVED_CONFIG = "consisid_config"
+"""Under this name a model that ComfyUI has saved carries diffusers' config, as bytes."""
+
+T5_VOCABULARY = 32128
+
+
+def identify(names):
+    """The name of the part (see layout.PARTS) whose parameters these names are, or None."""
+    marks = {
+        "transformer": "local_facial_extractor.proj_out",
+        "vae": "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight",
+        "text_encoder": "encoder.block.0.layer.1.DenseReluDense.wi_0.weight",
+    }
+    return next((part for part, mark in marks.items() if any(name.endswith(mark) for name in names)), None)
+
+
+def is_usable_text_encoder(source):
+    """Whether this is T5 v1.1 XXL, whoever published it, in a form that the loader takes."""
+    shapes = source.shapes
+    embedding = shapes.get("shared.weight") or shapes.get("encoder.embed_tokens.weight")
+    return embedding == (T5_VOCABULARY, 4096) and not any(name.endswith(QUANTISED) for name in shapes)
+
+
+@contextmanager
+def about(path):
+    """Compare a file with a net inside: what does not fit becomes a sentence that names the file."""
+    try:
+        yield
+        return
+    except ConsisIDError as error:
+        reason = str(error)
+    except KeyError as error:
+        reason = f"is incomplete: parameter {error.args[0]} is missing"
+    # Sizes read off foreign shapes fit no net, in more ways than can be named.
+    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+        first = str(error).split("\n")[0][:200]
+        reason = f"does not fit: its parameters have unexpected names or shapes ({type(error).__name__}: {first})"
+    raise ConsisIDError(f"{path} {reason}.") from None
+
+
+def check_net(part, path):
+    """Names and shapes of a part's checkpoint. part: a name of layout.PARTS. Returns a few words on what it holds.
+
+    Raises ConsisIDError naming the file and what is wrong with it.
+    """
+    if part in _ONNX_CHECKS:
+        return _check_onnx(path, *_ONNX_CHECKS[part])
+    source = open_source(path)
+    with about(path):
+        _CHECKS[part](source)
+    formats = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()}))
+    shards = f" in {len(source.files)} files" if len(source.files) > 1 else ""
+    return f"{len(source.tensors)} parameters, {formats}{shards}{', random demo weights' if source.is_demo else ''}"
+
+
+def transformer_tensors(source):
+    """The transformer's tensors under diffusers' names, out of whatever surrounds them, and its TransformerConfig.
+
+    Raises ConsisIDError, worded to follow the name of the file.
+    """
+    import torch
+
+    from ..model.transformer import ConsisIDTransformer
+
+    prefix = transformer_prefix(source.tensors)
+    tensors = {n.removeprefix(prefix): tensor for n, tensor in source.tensors.items() if n.startswith(prefix)}
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.endswith(QUANTISED)}
+    config = source.config
+    if (saved := tensors.pop(SAVED_CONFIG, None)) is not None:
+        config = parse_json(read_bytes(saved).decode(errors="replace"), f"has a {SAVED_CONFIG} that")
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = infer_transformer_config(shapes, config)
+    with torch.device("meta"):
+        check_names(shapes, {name: x.shape for name, x in ConsisIDTransformer(config).state_dict().items()})
+    return tensors, config
+
+
+def _check_vae(source):
+    import torch
+    from diffusers import AutoencoderKLCogVideoX
+
+    with torch.device("meta"):
+        net = AutoencoderKLCogVideoX(**infer_vae_config(source.shapes))
+    check_names(source.shapes, {name: x.shape for name, x in net.state_dict().items()})
+
+
+def _check_text_encoder(source):
+    shapes = source.shapes
+    if any(name.endswith(QUANTISED) for name in shapes):
+        raise ConsisIDError("holds scaled fp8 weights or another quantisation, which its loader does not take")
+    if "encoder.embed_tokens.weight" in shapes:
+        shapes.setdefault("shared.weight", shapes["encoder.embed_tokens.weight"])
+    first = "encoder.block.0.layer"
+    for name in ("shared.weight", f"{first}.1.DenseReluDense.wi_0.weight"):
+        if name not in shapes:
+            likeness = describe_weights(shapes)
+            raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {name})")
+    vocabulary, width = shapes["shared.weight"]
+    if vocabulary != T5_VOCABULARY:
+        raise ConsisIDError(
+            f"is not a T5 v1.1 text encoder: its vocabulary has {vocabulary} entries, not {T5_VOCABULARY}"
+        )
+    inner = shapes[f"{first}.0.SelfAttention.q.weight"][0]
+    hidden = shapes[f"{first}.1.DenseReluDense.wi_0.weight"][0]
+    heads = shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1]
+    expected = {"shared.weight": (vocabulary, width), "encoder.final_layer_norm.weight": (width,)}
+    expected[f"{first}.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
+    blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
+    for block in (f"encoder.block.{number}.layer" for number in range(blocks)):
+        expected |= {f"{block}.0.SelfAttention.{name}.weight": (inner, width) for name in "qkv"}
+        expected |= {f"{block}.0.SelfAttention.o.weight": (width, inner)}
+        expected |= {f"{block}.1.DenseReluDense.{name}.weight": (hidden, width) for name in ("wi_0", "wi_1")}
+        expected |= {f"{block}.1.DenseReluDense.wo.weight": (width, hidden)}
+        expected |= {f"{block}.{number}.layer_norm.weight": (width,) for number in (0, 1)}
+    # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
+    check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
+
+
+def _check_face_parsing(source):
+    from ..face.parsing import BiSeNet
+
+    BiSeNet.from_state_dict(source.tensors)
+
+
+def _check_eva_clip(source):
+    from ..face.eva_clip import EvaClipVisual
+
+    EvaClipVisual.from_state_dict(source.tensors)
+
+
+_CHECKS = {
+    "transformer": transformer_tensors,
+    "vae": _check_vae,
+    "text_encoder": _check_text_encoder,
+    "face_parsing": _check_face_parsing,
+    "eva_clip": _check_eva_clip,
+}
+
+# What the net is, and whether its outputs' sizes are those of one.
+_ONNX_CHECKS = {
+    "face_detector": ("SCRFD detector with key points (9 outputs)", lambda sizes: len(sizes) == 9),
+    "face_recogniser": ("recogniser of 512 values", lambda sizes: len(sizes) == 1 and sizes[0][-1] == 512),
+}
+
+
+def _check_onnx(path, kind, fits):
+    with optional_library(f"Checking {path}"):
+        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # Its own report of the error that is raised anyway.
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # onnxruntime has an exception class for each kind of damage.
+    except Exception as error:
+        raise ConsisIDError(
+            f"{path} cannot be read as an ONNX model ({str(error)[:200]}). It is damaged or incomplete: "
+            f"{path.stat().st_size:,} bytes. Download it again."
+        ) from None
+    if not fits([output.shape for output in session.get_outputs()]):
+        raise ConsisIDError(f"{path} is not a {kind}. Download it again.")
+    return kind
