@@ -2,6 +2,7 @@
 
 from comfy_api.latest import ComfyExtension
 
+from .consisid_core.comfyui import notices
 from .nodes import face, identity, identity_files, loaders, lora, sampling, sockets
 
 WEB_DIRECTORY = "./nodes/web"
@@ -14,4 +15,5 @@ class ConsisIDExtension(ComfyExtension):
 
 async def comfy_entrypoint():
     sockets.register_model_folders()
+    notices.install()
     return ConsisIDExtension()

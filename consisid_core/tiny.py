@@ -22,6 +22,7 @@ from .face.eva_clip import EvaClipVisual
 from .face.parsing import BiSeNet
 from .model.config import FacialExtractorConfig, TransformerConfig
 from .model.transformer import ConsisIDTransformer
+from .model.vae import CogVideoXVAE
 
 SET_NAME = "consisid_demo"
 DEMO_NOTE = "random weights of test size, for demos and tests: results are noise"
@@ -130,10 +131,8 @@ def _write_text_encoder(folder):
 
 @torch.no_grad()
 def _write_vae(file):
-    from diffusers import AutoencoderKLCogVideoX
-
-    arguments = {key: value for key, value in VAE.items() if not key.startswith("_")}
-    state_dict = randomize(AutoencoderKLCogVideoX(**arguments).state_dict(), seed=3)
+    net = CogVideoXVAE(VAE["block_out_channels"], VAE["layers_per_block"], VAE["latent_channels"])
+    state_dict = randomize(net.state_dict(), seed=3)
     state_dict["decoder.conv_out.conv.weight"] *= 0.3  # Most pixels lie between black and white, then.
     _save_safetensors(state_dict, file, VAE)
 

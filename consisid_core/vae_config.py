@@ -5,7 +5,10 @@ from .errors import ConsisIDError
 
 
 def infer_vae_config(shapes):
-    """Constructor arguments of AutoencoderKLCogVideoX from parameter shapes (name -> shape)."""
+    """Constructor arguments of `model.vae.CogVideoXVAE`, also diffusers' names, from parameter shapes (name -> shape).
+
+    Raises ConsisIDError saying what the weights are instead, if they are not a CogVideoX VAE.
+    """
     required = ("encoder.conv_out.conv.weight", "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight")
     if missing := [name for name in required if name not in shapes]:
         raise ConsisIDError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)} (no {missing[0]})")
@@ -14,8 +17,6 @@ def infer_vae_config(shapes):
     channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(blocks)]
     return {
         "block_out_channels": tuple(channels),
-        "down_block_types": ("CogVideoXDownBlock3D",) * blocks,
-        "up_block_types": ("CogVideoXUpBlock3D",) * blocks,
         "latent_channels": shapes["decoder.conv_in.conv.weight"][1],
         "layers_per_block": len(resnets),
     }

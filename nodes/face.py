@@ -4,17 +4,19 @@ from comfy_api.latest import io, ui
 
 from ..consisid_core.comfyui.face_models import analyze_faces
 from ..consisid_core.face.analysis import SELECTIONS
+from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 
 CATEGORY = "ConsisID/face"
 
 
-class ConsisIDFaceAnalyzer(io.ComfyNode):
+class ConsisIDFaceAnalyzer(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDFaceAnalyzer",
             display_name="ConsisID Face Analyzer",
+            search_aliases=["face detection", "face recognition", "face ID", "face crop", "align face"],
             category=CATEGORY,
             description="Finds the face in a photo, aligns it and removes the background. One detection gives both the "
             "recogniser's embedding and the crop, so they are always of the same person.",

@@ -3,17 +3,19 @@
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.identity import FITS, condition, extract_global_id, extract_local_id
+from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
 
 
-class ConsisIDGlobalIDExtractor(io.ComfyNode):
+class ConsisIDGlobalIDExtractor(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDGlobalIDExtractor",
             display_name="ConsisID Global ID Extractor",
+            search_aliases=["identity", "face latents", "reference face", "video size"],
             category=CATEGORY,
             description="Low-frequency half of the identity: face shape and proportions, as VAE latents that stand "
             "beside the noise. Also sets the size of the video.",
@@ -76,12 +78,13 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
         return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
 
 
-class ConsisIDLocalIDExtractor(io.ComfyNode):
+class ConsisIDLocalIDExtractor(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDLocalIDExtractor",
             display_name="ConsisID Local ID Extractor",
+            search_aliases=["identity", "identity tokens", "face features"],
             category=CATEGORY,
             description="High-frequency half of the identity: eyes, lips, texture, as 32 tokens that every second "
             "block attends. Runs once per face; several photos are averaged.",
@@ -100,12 +103,13 @@ class ConsisIDLocalIDExtractor(io.ComfyNode):
         return io.NodeOutput(extract_local_id(model, face_models, face))
 
 
-class ConsisIDConditioning(io.ComfyNode):
+class ConsisIDConditioning(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDConditioning",
             display_name="ConsisID Conditioning",
+            search_aliases=["identity", "apply ConsisID", "face ID video", "consistent character"],
             category=CATEGORY,
             description="Joins prompts and identity for any sampler. Both prompts get the identity, as the reference "
             "does.",

@@ -13,6 +13,7 @@ from ..consisid_core.identity_file import (
     read_identity,
     write_identity,
 )
+from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
@@ -22,12 +23,13 @@ def _folders():
     return [os.path.join(root, "identities") for root in folder_paths.get_folder_paths("consisid")]
 
 
-class ConsisIDSaveIdentity(io.ComfyNode):
+class ConsisIDSaveIdentity(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDSaveIdentity",
             display_name="Save ConsisID Identity",
+            search_aliases=["save face", "save character", "consistent character"],
             category=CATEGORY,
             description="Keeps an analysed face as a file in models/consisid/identities, so that later videos of this "
             "person need neither photo nor face detection.",
@@ -51,12 +53,13 @@ class ConsisIDSaveIdentity(io.ComfyNode):
         return io.NodeOutput(identity_name(path, folder), ui=ui.PreviewImage(face.image, cls=cls))
 
 
-class ConsisIDLoadIdentity(io.ComfyNode):
+class ConsisIDLoadIdentity(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDLoadIdentity",
             display_name="Load ConsisID Identity",
+            search_aliases=["load face", "load character", "consistent character"],
             category=CATEGORY,
             description="Reads a face that Save ConsisID Identity kept, in place of photo and ConsisID Face Analyzer.",
             inputs=[
@@ -84,12 +87,13 @@ class ConsisIDLoadIdentity(io.ComfyNode):
         return io.NodeOutput(face, face.image)
 
 
-class ConsisIDBlendLocalID(io.ComfyNode):
+class ConsisIDBlendLocalID(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDBlendLocalID",
             display_name="Blend ConsisID Local IDs",
+            search_aliases=["mix faces", "merge identities", "interpolate faces"],
             category=CATEGORY,
             description="Mixes the high-frequency halves of two identities into one, token by token.",
             inputs=[

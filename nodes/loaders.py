@@ -5,8 +5,9 @@ from comfy_api.latest import io
 from ..consisid_core.comfyui.face_models import load_face_models
 from ..consisid_core.comfyui.model import WEIGHT_DTYPES, load_transformer
 from ..consisid_core.comfyui.text_encoder import load_text_encoder
-from ..consisid_core.errors import optional_library
+from ..consisid_core.comfyui.vae import load_vae
 from ..consisid_core.face.analysis import PROVIDER_CHOICES
+from .node import ConsisIDNode, schema
 from .sockets import (
     ConsisIDFaceModels,
     checkpoint_names,
@@ -20,12 +21,13 @@ from .sockets import (
 CATEGORY = "ConsisID/loaders"
 
 
-class ConsisIDModelLoader(io.ComfyNode):
+class ConsisIDModelLoader(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDModelLoader",
             display_name="Load ConsisID DiT",
+            search_aliases=["ConsisID model", "ConsisID transformer", "ConsisID checkpoint", "CogVideoX"],
             category=CATEGORY,
             description="Loads the ConsisID transformer, from one file or from the released folder of shards.",
             inputs=[
@@ -54,12 +56,13 @@ class ConsisIDModelLoader(io.ComfyNode):
         return io.NodeOutput(load_transformer(checkpoint_path("diffusion_models", model_name), weight_dtype))
 
 
-class ConsisIDVAELoader(io.ComfyNode):
+class ConsisIDVAELoader(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDVAELoader",
             display_name="Load ConsisID VAE",
+            search_aliases=["CogVideoX VAE"],
             category=CATEGORY,
             description="Loads the CogVideoX VAE, which turns the face into latents and latents into video.",
             inputs=[
@@ -74,18 +77,16 @@ class ConsisIDVAELoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, vae_name) -> io.NodeOutput:
-        with optional_library("Load ConsisID VAE"):  # diffusers, which takes seconds to import.
-            from ..consisid_core.comfyui.vae import load_vae
-
         return io.NodeOutput(load_vae(checkpoint_path("vae", vae_name)))
 
 
-class ConsisIDTextEncoderLoader(io.ComfyNode):
+class ConsisIDTextEncoderLoader(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDTextEncoderLoader",
             display_name="Load ConsisID Text Encoder",
+            search_aliases=["T5 XXL", "CogVideoX text encoder", "prompt encoder"],
             category=CATEGORY,
             description="Loads T5 v1.1 XXL for prompts of exactly 226 tokens: shorter ones are padded, longer ones are "
             "cut and the log says what was lost.",
@@ -105,12 +106,13 @@ class ConsisIDTextEncoderLoader(io.ComfyNode):
         return io.NodeOutput(load_text_encoder(checkpoint_path("text_encoders", text_encoder_name)))
 
 
-class ConsisIDFaceModelsLoader(io.ComfyNode):
+class ConsisIDFaceModelsLoader(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDFaceModelsLoader",
             display_name="Load ConsisID Face Models",
+            search_aliases=["InsightFace", "antelopev2", "EVA-CLIP", "BiSeNet face parsing"],
             category=CATEGORY,
             description="Loads what looks at the photo: face detection and recognition, face parsing, the EVA tower.",
             inputs=[

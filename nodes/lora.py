@@ -3,17 +3,19 @@
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.lora import apply_lora
+from .node import ConsisIDNode, schema
 from .sockets import checkpoint_names, checkpoint_path
 
 CATEGORY = "ConsisID/loaders"
 
 
-class ConsisIDLoraLoader(io.ComfyNode):
+class ConsisIDLoraLoader(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDLoraLoader",
             display_name="Load ConsisID LoRA",
+            search_aliases=["CogVideoX LoRA", "video LoRA"],
             category=CATEGORY,
             description="Puts a LoRA for ConsisID or CogVideoX-5B on the model, in whatever format its trainer wrote. "
             "Several can be chained.",

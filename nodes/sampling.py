@@ -4,16 +4,18 @@ from comfy_api.latest import io
 
 from ..consisid_core.comfyui.sampling import sample
 from ..consisid_core.sampling import GUIDANCES, SAMPLERS
+from .node import ConsisIDNode, schema
 
 CATEGORY = "ConsisID/sampling"
 
 
-class ConsisIDSampler(io.ComfyNode):
+class ConsisIDSampler(ConsisIDNode):
     @classmethod
     def define_schema(cls):
-        return io.Schema(
+        return schema(
             node_id="ConsisIDSampler",
             display_name="ConsisID Sampler",
+            search_aliases=["text to video", "identity video", "face video", "CogVideoX sampler"],
             category=CATEGORY,
             description="Denoises with ConsisID's own schedule: zero terminal SNR, trailing timesteps, any step count.",
             inputs=[

@@ -12,7 +12,7 @@ import folder_paths
 import pytest
 import skimage.data
 import torch
-from consisid_pack.consisid_core.comfyui.files import read_state_dict
+from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
 from consisid_pack.consisid_core.comfyui.identity import check_vae
 from consisid_pack.consisid_core.comfyui.vae import _empty_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
@@ -366,10 +366,10 @@ def test_text_encoders_of_another_family(load, write, weights):
     path, name = write("text_encoder", {**state_dict, "shared.weight": torch.zeros(256384, 64).half()})
     with refused(f"{path} is not a T5 v1.1", "256384 entries instead of 32128", "UMT5", "Choose a T5 v1.1 XXL"):
         load("text_encoder", name)
-    for mark in ("scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.comfy_quant"):
-        path, name = write("text_encoder", {**state_dict, mark: torch.zeros(2)})
-        with refused(f"{path} holds scaled fp8 weights", "plain fp8, fp16 and bf16", "Choose a T5 v1.1 XXL"):
-            load("text_encoder", name)
+    settings = {"encoder.block.0.layer.0.SelfAttention.q.comfy_quant": json_tensor({"format": "int3_of_tomorrow"})}
+    path, name = write("text_encoder", {**state_dict, **settings})
+    with refused(f"{path} is quantised as int3_of_tomorrow, which this ComfyUI does not know", "Choose a T5 v1.1 XXL"):
+        load("text_encoder", name)
     # Names that the encoder has no use for do no harm.
     _, name = write("text_encoder", {**state_dict, "decoder.final_layer_norm.weight": torch.zeros(64)})
     load("text_encoder", name)

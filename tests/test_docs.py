@@ -170,7 +170,7 @@ def test_readme_says_where_the_files_of_a_workflow_come_from(workflow, node_clas
     assert workflow.stem in README
     places = {re.sub("`", "", row[1]) for row in table(section(README, "Weight files"))}
     files = list(loader_files(workflow, node_classes))
-    assert len(files) == 6
+    assert len(files) in (3, 6)  # Face models alone, or all weights.
     for folder, value in files:
         if value.startswith("consisid_demo"):
             assert (models_dir / folder / value).exists() and "consisid_core.tiny MODELS_DIR" in README

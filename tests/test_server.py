@@ -1,13 +1,8 @@
 """The demo graph through a real server's HTTP API, against diffusers' ConsisIDPipeline with the same weights."""
 
-import asyncio
-import io
 import json
-import os
-import sys
 from pathlib import Path
 
-import aiohttp
 import diffusers.pipelines.consisid.pipeline_consisid as pipeline_module
 import numpy as np
 import pytest
@@ -20,51 +15,12 @@ from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, ConsisIDPi
 from oracle import SCHEDULER
 from PIL import Image
 from safetensors.torch import load_file
+from served import Run, demo
 from skimage import data
 from transformers import T5EncoderModel, T5TokenizerFast
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "scripts"))
-import demo  # noqa: E402
-
 SEED, STEPS = 11, 10
-
-
-class Run:
-    """A server in its own process, with the demo graph run on the astronaut."""
-
-    def __init__(self, base, models_dir):
-        self.base = base
-        demo.BASE = base
-        demo.make_base_directory()
-        (base / "models").rmdir()
-        (base / "models").symlink_to(models_dir)
-
-    def __enter__(self):
-        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False).__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.server.__exit__(*error)
-
-    def frames(self, graph):
-        """Run the graph with its frames saved as PNG too; returns uint8 [T, H, W, 3] and the video's bytes."""
-        save = {"class_type": "SaveImage", "inputs": {"images": ["15", 0], "filename_prefix": "frame"}}
-        return asyncio.run(self._run({**graph, "frames": save}))
-
-    async def _run(self, graph):
-        async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=600)) as session:
-            await demo.wait_until_ready(self.server, session)
-            await demo.check_nodes(self.server, session)
-            buffer = io.BytesIO()
-            Image.fromarray(data.astronaut()).save(buffer, "PNG")
-            demo.set_inputs(graph, await demo.upload(session, "astronaut.png", buffer.getvalue()), None, None)
-            prompt_id = await demo.execute(self.server, session, graph)
-            video = await demo.fetch_video(session, prompt_id)
-            async with session.get(f"/history/{prompt_id}") as response:
-                saved = (await response.json())[prompt_id]["outputs"]["frames"]["images"]
-            frames = [np.array(Image.open(self.base / "output" / entry["filename"])) for entry in saved]
-            return np.stack(frames), video
 
 
 def demo_graph(**sampler):
@@ -172,17 +128,3 @@ def test_legacy_guidance_is_that_of_the_pipeline(pipeline, face):
 def test_the_default_sampler_runs(served):
     frames, _ = served.frames(demo_graph(steps=2))
     assert frames.std() > 5
-
-
-@pytest.mark.parametrize("name", ["consisid_text_to_video", "consisid_ksampler"])
-def test_workflows_for_released_weights_run(served, name):
-    """The graphs as shipped, with the tiny weights' names and size put in."""
-    graph = json.loads((ROOT / "tests" / "workflows" / f"{name}.json").read_text())
-    for i, node in demo_graph().items():
-        if node["class_type"].endswith("Loader") or node["class_type"] == "ConsisIDGlobalIDExtractor":
-            assert graph[i]["class_type"] == node["class_type"]
-            graph[i]["inputs"] = node["inputs"]
-    sampler = next(node for node in graph.values() if node["class_type"] in ("KSampler", "ConsisIDSampler"))
-    sampler["inputs"]["steps"] = 2
-    frames, _ = served.frames(graph)
-    assert frames.shape == (17, 160, 240, 3) and frames.std() > 5

@@ -1,11 +1,14 @@
 """T5 inside ComfyUI against transformers, at exactly 226 tokens."""
 
+import json
 import logging
 
 import comfy.sd
 import comfy.text_encoders.sd3_clip
 import pytest
 import torch
+from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
+from safetensors.torch import save_file
 from transformers import T5EncoderModel, T5TokenizerFast
 
 PROMPT = "A person talks to the camera, smiling; behind them the sea."
@@ -48,6 +51,37 @@ def test_encoding_equals_transformers(clip, reference, prompt):
     actual, expected = encode(clip, prompt), reference(prompt)
     assert actual.shape == expected.shape == (1, 226, 64)
     assert ((actual - expected).norm() / expected.norm()).item() <= 1e-4
+
+
+@pytest.mark.parametrize("naming", ["scale_weight", "comfy_quant", "metadata"])
+def test_scaled_fp8(naming, models_dir, run_node):
+    """The fp8 files that ComfyUI's own examples use, one scale for a layer."""
+    folder = models_dir / "text_encoders"
+    state_dict, _ = read_state_dict(folder / "consisid_demo/text_encoder")
+    stored, meant, layers = dict(state_dict), dict(state_dict), {}
+    for name, tensor in state_dict.items():
+        if name.endswith(
+            (".q.weight", ".k.weight", ".v.weight", ".o.weight", "wi_0.weight", "wi_1.weight", "wo.weight")
+        ):
+            layer = name.removesuffix(".weight")
+            scale = tensor.float().abs().amax() / torch.finfo(torch.float8_e4m3fn).max
+            stored[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            meant[name] = (stored[name].float() * scale).half()
+            stored[f"{layer}.{'scale_weight' if naming == 'scale_weight' else 'weight_scale'}"] = scale
+            layers[layer] = {"format": "float8_e4m3fn"}
+    if naming == "scale_weight":
+        stored["scaled_fp8"] = torch.empty(0, dtype=torch.float8_e4m3fn)
+    elif naming == "comfy_quant":
+        stored |= {f"{layer}.comfy_quant": json_tensor(settings) for layer, settings in layers.items()}
+    metadata = {"_quantization_metadata": json.dumps({"layers": layers})} if naming == "metadata" else None
+    save_file(stored, folder / "scaled.safetensors", metadata)
+    save_file(meant, folder / "meant.safetensors")
+    (scaled,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="scaled.safetensors")
+    (plain,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="meant.safetensors")
+    weight = scaled.cond_stage_model.state_dict()["t5xxl.transformer.encoder.block.1.layer.0.SelfAttention.q.weight"]
+    assert weight.dtype == torch.float8_e4m3fn
+    actual, expected = encode(scaled, PROMPT), encode(plain, PROMPT)
+    assert ((actual - expected).norm() / expected.norm()).item() <= 5e-3
 
 
 def test_what_is_cut_is_quoted(clip, caplog):

@@ -95,7 +95,8 @@ def test_rotary_table_equals_diffusers(grid):
     frames, rows, cols = grid
     crops = get_resize_crop_region_for_grid((rows, cols), 45, 30)
     expected = get_3d_rotary_pos_embed(64, crops, (rows, cols), frames)
-    for ours, theirs in zip(rotary_table(grid, (13, 30, 45), 64), expected, strict=True):
+    table = rotary_table(grid, (13, 30, 45), 64).squeeze(1)
+    for ours, theirs in zip((table.real, table.imag), expected, strict=True):
         torch.testing.assert_close(ours.repeat_interleave(2, dim=-1), theirs, rtol=0, atol=5e-6)
 
 
@@ -134,6 +135,48 @@ def test_block_patches_and_attention_override_apply():
     assert seen == [0, 1, 2, 3]
     options["patches_replace"]["dit"][("double_block", 2)] = skips
     assert relative_error(ours(*inputs, transformer_options=options), plain) > 1e-2
+
+
+@torch.inference_mode()
+def test_what_block_patches_keep_and_callers_pass_is_never_overwritten():
+    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    ours = build_ours(reference)
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    inputs = [latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden)]
+    before = [tensor.clone() for tensor in inputs]
+    kept = []
+
+    def keeps(args, extra):
+        kept.extend((tensor, tensor.clone()) for tensor in (args["img"], args["txt"], args["vec"]))
+        out = extra["original_block"](args)
+        kept.extend((tensor, tensor.clone()) for tensor in out.values())
+        return out
+
+    options = {"patches_replace": {"dit": {("double_block", i): keeps for i in (0, 1, 3)}}}
+    ours(*inputs, transformer_options=options)
+    assert len(kept) == 15
+    for tensor, copy in [*kept, *zip(inputs, before, strict=True)]:
+        assert torch.equal(tensor, copy)
+
+
+def test_gradients_equal_diffusers(pair):
+    reference, ours = pair
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    expected = reference(
+        latents.requires_grad_(), text, timestep, id_cond=id_cond, id_vit_hidden=hidden,
+        image_rotary_emb=reference_rotary(reference.config, latents.shape[1]),
+    ).sample  # fmt: skip
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    mine = latents.detach().transpose(1, 2).requires_grad_()
+    tokens = ours.local_facial_extractor(id_cond, hidden).expand(2, -1, -1)
+    (ours(mine, timestep, text, tokens).transpose(1, 2) * weight).sum().backward()
+    assert relative_error(mine.grad.transpose(1, 2), latents.grad) <= RELATIVE
+    theirs = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if name in theirs:  # The learned position table is a buffer there.
+            # Ten times the bound, for sums over all tokens whose terms cancel.
+            assert relative_error(parameter.grad, theirs[name].grad) <= 10 * RELATIVE, name
 
 
 @torch.inference_mode()

@@ -138,12 +138,12 @@ def test_list_honours_extra_model_paths(comfyui, release, tmp_path):
     assert code == 1 and "extra_model_paths.yaml cannot be read" in err
 
 
-def write_t5_xxl_header(file, scaled=False):
+def write_t5_xxl_header(file, vocabulary=32128, scaled=False):
     """A file of full-size T5 names and shapes, without values: it takes no room on disk."""
     import json
     import struct
 
-    shapes = {"shared.weight": [32128, 4096], "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [10240, 4096]}
+    shapes = {"shared.weight": [vocabulary, 4096], "encoder.block.0.layer.1.DenseReluDense.wi_0.weight": [10240, 4096]}
     if scaled:
         shapes["scaled_fp8"] = [0]
     header, offset = {}, 0
@@ -160,8 +160,10 @@ def write_t5_xxl_header(file, scaled=False):
 
 def test_a_text_encoder_that_is_there_replaces_the_download(comfyui, hub):
     folder = comfyui / "models/clip"
-    write_t5_xxl_header(folder / "t5xxl_fp8_scaled.safetensors", scaled=True)
+    write_t5_xxl_header(folder / "umt5_xxl_fp16.safetensors", vocabulary=256384)
     assert states(run("list", comfyui)[1])["text_encoder"] == "missing"
+    write_t5_xxl_header(folder / "t5xxl_fp8_scaled.safetensors", scaled=True)
+    assert states(run("list", comfyui)[1])["text_encoder"] == "replaced"
     write_t5_xxl_header(folder / "t5xxl_fp16.safetensors")
     _, out, _ = run("list", comfyui)
     assert states(out)["text_encoder"] == "replaced"

@@ -1,9 +1,13 @@
 """What differs between ComfyUI versions. Each shim names the version that retires it."""
 
+import inspect
+import json
+
 import comfy.lora
 import comfy.model_management
 import comfy.model_patcher
 import comfy.quant_ops
+import comfy.sd
 import comfy.supported_models_base
 import torch
 
@@ -22,19 +26,48 @@ def is_dynamic(patcher):
 
 
 def set_quantization(model_config, quantization):
-    """Tell ComfyUI before a model is built which layers are quantised. quantization: layer name -> settings.
+    """Tell ComfyUI before a diffusion model is built which layers are quantised. quantization: layer name -> settings.
 
     Raises ConsisIDError if this ComfyUI does not know the format.
     """
-    formats = {settings.get("format") for settings in quantization.values()}
     if _has_quantized_layers():
-        known = set(comfy.quant_ops.QUANT_ALGOS)
+        _require_known(quantization, comfy.quant_ops.QUANT_ALGOS)
         model_config.quant_config = {"mixed_ops": True}
     else:  # Retired by 0.4.
-        known = {"float8_e4m3fn", "float8_e5m2"}
+        _require_known(quantization, ("float8_e4m3fn", "float8_e5m2"))
         model_config.scaled_fp8 = torch.float8_e4m3fn
-    if unknown := formats - known:
+
+
+def load_clip(state_dict, target, **arguments):
+    """`comfy.sd.CLIP` of a ClipTarget with its weights, which newer constructors (after 0.3.75) put to use at once."""
+    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+        return comfy.sd.CLIP(target, state_dict=[state_dict], **arguments)
+    clip = comfy.sd.CLIP(target, **arguments)
+    clip.load_sd(state_dict)
+    return clip
+
+
+def quantized_text_encoder(quantization):
+    """The model options of a text encoder with quantised layers, and the tensors that its state dict needs besides.
+
+    Raises ConsisIDError if this ComfyUI does not know the format.
+    """
+    if not quantization:
+        return {}, {}
+    _require_known(quantization, comfy.quant_ops.QUANT_ALGOS)
+    if _has_quantized_layers():
+        return {"t5xxl_quantization_metadata": {"mixed_ops": True}}, _settings_tensors(quantization)
+    # Retired by 0.4.
+    return {"quantization_metadata": json.dumps({"layers": quantization})}, {}
+
+
+def _require_known(quantization, formats):
+    if unknown := {settings.get("format") for settings in quantization.values()} - set(formats):
         raise ConsisIDError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
+
+
+def _settings_tensors(quantization):
+    return {f"{layer}.comfy_quant": json_tensor(settings) for layer, settings in quantization.items()}
 
 
 def _has_quantized_layers():
@@ -49,8 +82,7 @@ def load_weights(net, state_dict, quantization, patcher):
     one by one. Quantised layers and a streaming patcher take any dtype and convert when they compute.
     """
     if quantization and _has_quantized_layers():
-        settings = {f"{layer}.comfy_quant": json_tensor(quantization[layer]) for layer in quantization}
-        state_dict = {**state_dict, **settings}
+        state_dict = {**state_dict, **_settings_tensors(quantization)}
     elif quantization:
         state_dict = _with_old_scales(net, state_dict)
     elif not is_dynamic(patcher):

@@ -19,6 +19,7 @@ from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
 from .files import about
+from .notices import notices
 from .transformer_file import REMEDY, config_tensors, read_transformer
 
 WEIGHT_DTYPES = {
@@ -61,6 +62,15 @@ class ConsisIDLatentFormat(comfy.latent_formats.LatentFormat):
     latent_dimensions = 3
     temporal_downscale_ratio = 4
     scale_factor = 0.7
+    # From scaled latents to RGB in -1..1, for the previews of samplers: those of kijai/ComfyUI-CogVideoXWrapper
+    # (latent_preview.py), found by looking at random ones. They show shapes and motion, but not true colours.
+    # `scripts/fit_latent_rgb.py` fits true ones, with a bias, to a VAE file.
+    latent_rgb_factors = [
+        [0.1195, 0.0992, -0.0048], [-0.0012, 0.0550, 0.0213], [-0.0141, -0.0087, -0.0210], [0.0306, 0.1219, 0.0140],
+        [0.0927, 0.0303, 0.0508], [0.0379, 0.0494, 0.0586], [0.0177, 0.0088, 0.0360], [0.1061, 0.0234, 0.0572],
+        [0.1274, -0.0110, 0.0433], [-0.0187, 0.0822, 0.1061], [0.0084, 0.0762, 0.0930], [0.1294, 0.1236, 0.0448],
+        [0.0457, 0.0411, -0.0177], [0.0002, -0.0140, 0.0533], [0.0808, 0.1155, -0.0215], [-0.0152, -0.0058, 0.0722],
+    ]  # fmt: skip
 
 
 class ConsisIDModelConfig(comfy.supported_models_base.BASE):
@@ -74,13 +84,12 @@ class ConsisIDModelConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config):
         super().__init__({"config": config})
-        # Counted with `memory_count` at 720x480x49: a forward peaks in the feed-forward, where a block holds for each
-        # patch the activations before and after GELU (ff_dim each) and 2.2 hidden_dim of residual, normalised copy
-        # and text tokens: 1.02 GiB a video in bf16, however many blocks. 5 % are added. ComfyUI counts 0.01 MiB * dtype
-        # size * factor for a latent pixel, and a patch covers patch_size^2 of those. Attention is taken as fused. What
-        # does not grow with the video lies within ComfyUI's own reserve: a table resampled for another size (0.2 GiB),
-        # a weight cast from fp8 (72 MiB).
-        values_per_pixel = 1.05 * (2.2 * config.hidden_dim + 2 * config.ff_dim) / config.patch_size**2
+        # Counted with `memory_count` at 720x480x49: a forward's peak is 7.2 hidden_dim for each patch, 0.72 GiB a video
+        # in bf16, however many blocks: the feed-forward's activations (ff_dim) beside residual, modulated copy, output
+        # and the text's share. 5 % are added. ComfyUI counts 0.01 MiB * dtype size * factor for a latent pixel, and a
+        # patch covers patch_size^2 of those. Attention is taken as fused. What does not grow with the video lies within
+        # ComfyUI's own reserve: a table resampled for another size (0.2 GiB), a weight cast from fp8 (72 MiB).
+        values_per_pixel = 1.05 * (3.2 * config.hidden_dim + config.ff_dim) / config.patch_size**2
         self.memory_usage_factor = values_per_pixel / (0.01 * 1024 * 1024)
 
 
@@ -124,6 +133,7 @@ class ConsisID(comfy.model_base.BaseModel):
 
     def extra_conds(self, **kwargs):
         out = super().extra_conds(**kwargs)
+        notices.begin()
         if kwargs.get("prompt_type") == "positive":
             self._warn_of_untrained_size(kwargs["noise"])
         self._check_text(kwargs.get("cross_attn"))

@@ -19,6 +19,7 @@ from ..sampling import (
     trailing_timesteps,
 )
 from .model import require_consisid
+from .notices import count_steps
 
 
 class ScheduledGuider(comfy.samplers.CFGGuider):
@@ -83,14 +84,21 @@ def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidanc
     guider.set_conds(positive, negative)
     guider.set_schedule(sigmas[:-1], guidance_scales(guidance, cfg, total)[-steps:])
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
-    denoised = guider.sample(
-        comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
-        samples,
-        comfy.samplers.KSAMPLER(run_sampler, {"sampler": sampler, "next_alphas": next_alphas}),
-        sigmas,
-        denoise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, steps),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
+    preview = latent_preview.prepare_callback(model, steps)
+    with count_steps(steps) as count:
+
+        def callback(step, x0, x, total_steps):
+            preview(step, x0, x, total_steps)
+            count(step + 1)
+
+        denoised = guider.sample(
+            comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
+            samples,
+            comfy.samplers.KSAMPLER(run_sampler, {"sampler": sampler, "next_alphas": next_alphas}),
+            sigmas,
+            denoise_mask=latent.get("noise_mask"),
+            callback=callback,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=seed,
+        )
     return {**latent, "samples": denoised.to(comfy.model_management.intermediate_device())}

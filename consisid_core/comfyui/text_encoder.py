@@ -3,7 +3,6 @@
 import logging
 
 import comfy.model_management
-import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.text_encoders.sd3_clip
@@ -14,7 +13,10 @@ import torch
 
 from ..checkpoint import check_names, describe_weights
 from ..errors import ConsisIDError
+from . import compat
 from .files import about, read_state_dict
+from .notices import notices
+from .quantization import take_quantization
 
 MAX_TOKENS = 226
 VOCAB_SIZE = 32128
@@ -30,6 +32,7 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
         super().__init__(embedding_directory, tokenizer_data, min_length=MAX_TOKENS)
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
+        notices.begin()
         (tokens,) = super().tokenize_with_weights(text, return_word_ids, **kwargs)
         if len(tokens) > MAX_TOKENS:
             kept, cut = tokens[: MAX_TOKENS - 1], tokens[MAX_TOKENS - 1 : -1]
@@ -90,16 +93,15 @@ def infer_t5_config(shapes):
 def load_text_encoder(path):
     """`comfy.sd.CLIP` of a T5 encoder file or folder of shards.
 
-    Raises ConsisIDError naming the file if it is another text encoder, incomplete, or holds quantised weights.
+    Raises ConsisIDError naming the file if it is another text encoder, incomplete, or quantised in a way that this
+    ComfyUI does not know.
     """
     state_dict, _ = read_state_dict(path)
     if "encoder.embed_tokens.weight" in state_dict:
         state_dict.setdefault("shared.weight", state_dict.pop("encoder.embed_tokens.weight"))
     with about(path, REMEDY):
-        if any(name.endswith((".scale_weight", "scaled_fp8", ".comfy_quant")) for name in state_dict):
-            raise ConsisIDError(
-                "holds scaled fp8 weights or another quantisation; this loader takes plain fp8, fp16 and bf16"
-            )
+        quantization = take_quantization(state_dict)
+        quantization_options, quantization_tensors = compat.quantized_text_encoder(quantization)
         shapes = {name: tensor.shape for name, tensor in state_dict.items()}
         t5_config = infer_t5_config(shapes)
         net = comfy.text_encoders.t5.T5(t5_config, dtype=None, device="meta", operations=torch.nn)
@@ -107,14 +109,16 @@ def load_text_encoder(path):
         # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
         check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
     device = comfy.model_management.text_encoder_device()
-    dtype = comfy.model_management.pick_weight_dtype(
-        comfy.utils.weight_dtype(state_dict), comfy.model_management.text_encoder_dtype(device), device
+    stored_dtype = (
+        state_dict["encoder.final_layer_norm.weight"].dtype if quantization else comfy.utils.weight_dtype(state_dict)
     )
-    clip = comfy.sd.CLIP(
+    dtype = comfy.model_management.pick_weight_dtype(
+        stored_dtype, comfy.model_management.text_encoder_dtype(device), device
+    )
+    return compat.load_clip(
+        {**state_dict, **quantization_tensors},
         comfy.supported_models_base.ClipTarget(Tokenizer, TextEncoder),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(state_dict),
-        model_options={"dtype": dtype, "t5xxl_model_config": t5_config},
+        model_options={"dtype": dtype, "t5xxl_model_config": t5_config, **quantization_options},
     )
-    clip.load_sd(state_dict)
-    return clip

@@ -1,6 +1,5 @@
 """The forms in which people have the transformer, read into one: plain names, one config, one quantisation format."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ from ..errors import ConsisIDError
 from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
 from .files import about, json_tensor, read_state_dict
+from .quantization import SCALES, take_quantization
 
 REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
 
 _CONFIG = "consisid_config"
-_OLD_SCALES = {".scale_weight": ".weight_scale", ".scale_input": ".input_scale"}
-_SCALES = (".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale")
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ def read_transformer(path):
     if (saved := state_dict.pop(_CONFIG, None)) is not None:
         config = parse_json(bytes(saved.tolist()).decode(errors="replace"), f"The config in {path}")
     with about(path, REMEDY):
-        quantization = _take_quantization(state_dict)
-        shapes = {name: tensor.shape for name, tensor in state_dict.items() if not name.endswith(_SCALES)}
+        quantization = take_quantization(state_dict)
+        shapes = {name: tensor.shape for name, tensor in state_dict.items() if not name.endswith(SCALES)}
         config = infer_transformer_config(shapes, config)
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in ConsisIDTransformer(config).state_dict().items()}
@@ -72,20 +70,6 @@ def _take_transformer(state_dict, path):
             path, len(state_dict) - len(others), prefix, len(others), ", ".join(others[:3]),
         )  # fmt: skip
     return {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
-
-
-def _take_quantization(state_dict):
-    """Remove the quantisation settings from a state dict, old names of scales made new, and return them by layer."""
-    if (old := state_dict.pop("scaled_fp8", None)) is not None:
-        # Two elements instead of none say that products are not to be taken in fp8.
-        precise = {"full_precision_matrix_mult": True} if old.numel() == 2 else {}
-        for name in [name for name in state_dict if name.endswith(tuple(_OLD_SCALES))]:
-            layer, suffix = name.rsplit(".", 1)
-            state_dict[layer + _OLD_SCALES[f".{suffix}"]] = state_dict.pop(name)
-            dtype = str(state_dict[f"{layer}.weight"].dtype).removeprefix("torch.")
-            state_dict[f"{layer}.comfy_quant"] = json_tensor({"format": dtype, **precise})
-    layers = [name.removesuffix(".comfy_quant") for name in state_dict if name.endswith(".comfy_quant")]
-    return {layer: json.loads(bytes(state_dict.pop(f"{layer}.comfy_quant").tolist())) for layer in layers}
 
 
 def _check_dtypes(state_dict, quantization):

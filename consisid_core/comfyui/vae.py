@@ -1,53 +1,41 @@
-"""The CogVideoX VAE as a ComfyUI VAE: diffusers' net inside a real `comfy.sd.VAE`, the same on every version."""
+"""The CogVideoX VAE as a ComfyUI VAE: our net inside a real `comfy.sd.VAE`, the same on every version."""
 
 import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
-from diffusers import AutoencoderKLCogVideoX
 
-from ..checkpoint import check_names, describe_weights
-from ..errors import ConsisIDError
+from ..checkpoint import check_names
+from ..model.vae import CHUNK_VALUES, CogVideoXVAE
+from ..vae_config import infer_vae_config
 from .files import about, read_state_dict
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"
 
 
-class CogVideoXVAE(AutoencoderKLCogVideoX):
-    """Tensors in, tensors out, as ComfyUI calls its VAE nets. Latents are unscaled."""
-
-    device = None  # Written by ComfyUI's patcher, which diffusers' property does not allow.
-
-    def encode(self, pixels):
-        """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8]."""
-        return super().encode(pixels).latent_dist.mode()
-
-    def decode(self, latents):
-        """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
-
-        There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
-        which is where that latent frame lies in time, so that tiles and short videos join up.
-        """
-        frames = super().decode(latents).sample
-        return frames[:, :, 3:] if latents.shape[2] % 2 == 0 else frames
+# Peaks of the released net, counted with `memory_count` at 256x256, 512x512 and 720x480 as values of the net's type: so
+# many for each pixel of a frame, and what the chunks take. The estimates lie a little above the counts.
+# In bf16, 49 frames of 720x480 count 4.8 GiB for decode and 3.3 GiB for encode, beside 0.4 GiB of weights.
+CHUNKS_HELD = 3.5
 
 
-def infer_vae_config(shapes):
-    """Constructor arguments of AutoencoderKLCogVideoX from parameter shapes (name -> shape)."""
-    required = ("encoder.conv_out.conv.weight", "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight")
-    if missing := [name for name in required if name not in shapes]:
-        raise ConsisIDError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)} (no {missing[0]})")
-    blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
-    resnets = {name.split(".")[4] for name in shapes if name.startswith("encoder.down_blocks.0.resnets.")}
-    channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(blocks)]
-    return {
-        "block_out_channels": tuple(channels),
-        "down_block_types": ("CogVideoXDownBlock3D",) * blocks,
-        "up_block_types": ("CogVideoXUpBlock3D",) * blocks,
-        "latent_channels": shapes["decoder.conv_in.conv.weight"][1],
-        "layers_per_block": len(resnets),
-    }
+def decode_memory(shape, dtype):
+    """Bytes that a decode of latents [B, 16, n, h, w] takes; one video of the batch at a time."""
+    frames, height, width = shape[2:]
+    # One batch of frames alone, or with what earlier batches left to the convolutions. The video grows beside them.
+    per_pixel = 2150 if frames == 1 else 6250 if frames <= 3 else 7450 + 12 * (frames - 4)
+    values = per_pixel * height * width * 64 + CHUNKS_HELD * CHUNK_VALUES
+    return values * comfy.model_management.dtype_size(dtype)
+
+
+def encode_memory(shape, dtype):
+    """Bytes that an encode of pixels [B, 3, frames, H, W] takes; one video of the batch at a time."""
+    frames, height, width = shape[2:]
+    first_batch = min(frames, 8 + frames % 8)
+    per_pixel = max(800 + 340 * first_batch, 4700 if frames > first_batch else 0) + 3 * frames
+    values = per_pixel * height * width + CHUNKS_HELD * CHUNK_VALUES
+    return values * comfy.model_management.dtype_size(dtype)
 
 
 def load_vae(path):
@@ -66,19 +54,12 @@ def wrap_vae(net):
     vae = _empty_vae()
     vae.first_stage_model = net
     vae.latent_dim = 3
-    vae.latent_channels = net.config.latent_channels
+    vae.latent_channels = net.latent_channels
     vae.downscale_ratio = (lambda frames: max(0, (frames + 3) // 4), 8, 8)
     vae.upscale_ratio = (lambda frames: max(0, frames * 4 - 3), 8, 8)
     vae.downscale_index_formula = vae.upscale_index_formula = (4, 8, 8)
-    # The net runs over 8 video frames (9 in the first batch) at a time, whatever the length. The reference's decode of
-    # 480x720 peaks at 16 GB in bf16 without tiling: 2,600 values per pixel of those 9 frames.
-    vae.memory_used_decode = lambda shape, dtype: (
-        (2600 * min(9, max(1, shape[2] * 4 - 3)) * shape[3] * 8 * shape[4] * 8)
-        * comfy.model_management.dtype_size(dtype)
-    )
-    vae.memory_used_encode = lambda shape, dtype: (
-        (1300 * min(9, max(1, shape[2])) * shape[3] * shape[4]) * comfy.model_management.dtype_size(dtype)
-    )
+    vae.memory_used_decode = decode_memory
+    vae.memory_used_encode = encode_memory
     vae.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
     vae.vae_dtype = comfy.model_management.vae_dtype(vae.device, vae.working_dtypes)
     net.to(vae.vae_dtype)

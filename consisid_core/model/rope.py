@@ -21,11 +21,11 @@ def _axis_angles(positions, dim, theta=10000.0):
 
 
 def rotary_table(grid, base_grid, head_dim, device=None):
-    """Cosine and sine of every patch's rotation, each float32 [T * H * W, head_dim / 2].
+    """Every patch's rotation as complex numbers of length 1: complex64 [T * H * W, 1, head_dim / 2].
 
     grid: (frames, rows, columns) of patches; base_grid: the same for the size the model was trained at. A quarter of
     the pairs turn with the frame, three eighths each with row and column. Other sizes than the trained one are
-    stretched onto its range of rows and columns; frames keep their index.
+    stretched onto its range of rows and columns; frames keep their index. The dimension of 1 is that of the heads.
     """
     frames, rows, cols = grid
     (top, bottom), (left, right) = _fit_grid(rows, cols, *base_grid[1:])
@@ -40,11 +40,15 @@ def rotary_table(grid, base_grid, head_dim, device=None):
         ],
         dim=-1,
     ).flatten(0, 2)
-    return angles.cos(), angles.sin()
+    return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
 
 
-def apply_rotary(x, table):
-    """Rotate neighbouring channel pairs of x [..., N, head_dim] in float32; the result has x's dtype."""
-    cos, sin = table
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x.dtype)
+def rotate_(x, table):
+    """Rotate neighbouring channel pairs of x [B, N, heads, head_dim] in place, computed in float32.
+
+    A complex product reads and writes each pair once; with cosines and sines apart it takes nine passes.
+    """
+    wide = x.float()  # x itself if it is float32
+    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(table)
+    if wide is not x:
+        x.copy_(wide)

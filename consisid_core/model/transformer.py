@@ -14,7 +14,7 @@ from torch import nn
 from .attention import scaled_dot_product_attention, split_heads
 from .config import TransformerConfig
 from .facial_extractor import LocalFacialExtractor, PerceiverAttention
-from .rope import apply_rotary, rotary_table
+from .rope import rotary_table, rotate_
 
 
 def timestep_embedding(timestep, dim):
@@ -24,6 +24,24 @@ def timestep_embedding(timestep, dim):
     )
     angles = timestep.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def overwritable(x):
+    """x where autograd is off; else a copy, because the backward pass reads what the sums in place would overwrite."""
+    return x.clone() if torch.is_grad_enabled() else x
+
+
+def modulate_(x, shift, scale):
+    """x * (1 + scale) + shift in place; x must be no other function's input."""
+    return x.mul_(1 + scale).add_(shift)
+
+
+def add_gated(hidden, text_length, update, text_gate, gate):
+    """hidden + gate * update, with one gate [B, 1, D] for text and one for image tokens."""
+    hidden = overwritable(hidden)
+    hidden[:, :text_length].addcmul_(update[:, :text_length], text_gate)
+    hidden[:, text_length:].addcmul_(update[:, text_length:], gate)
+    return hidden
 
 
 class TimestepEmbedding(nn.Module):
@@ -76,20 +94,21 @@ class PatchEmbed(nn.Module):
 
 
 class AdaptiveLayerNormZero(nn.Module):
-    """Expert adaptive norm: one layer norm, separate shift, scale and gate for image and text tokens."""
+    """Expert adaptive norm: one layer norm, separate shift, scale and gate for text and image tokens."""
 
     def __init__(self, config: TransformerConfig, factory, operations):
         super().__init__()
         self.linear = operations.Linear(config.time_embed_dim, 6 * config.hidden_dim, **factory)
         self.norm = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
 
-    def forward(self, image, text, temb):
-        """Returns modulated image and text tokens and the gates [B, 1, D] for what is computed from them."""
+    def forward(self, hidden, text_length, temb):
+        """Returns modulated tokens, a new tensor, and the gates [B, 1, D] of text and image for what comes of them."""
         modulation = self.linear(F.silu(temb)).unsqueeze(1)
         shift, scale, gate, text_shift, text_scale, text_gate = modulation.chunk(6, dim=-1)
-        image = torch.addcmul(shift, self.norm(image), 1 + scale)
-        text = torch.addcmul(text_shift, self.norm(text), 1 + text_scale)
-        return image, text, gate, text_gate
+        modulated = self.norm(hidden)
+        modulate_(modulated[:, :text_length], text_shift, text_scale)
+        modulate_(modulated[:, text_length:], shift, scale)
+        return modulated, text_gate, gate
 
 
 class JointAttention(nn.Module):
@@ -107,12 +126,13 @@ class JointAttention(nn.Module):
         self.norm_q = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
         self.norm_k = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
 
-    def forward(self, hidden_states, text_length, rotary, transformer_options):
-        q = self.norm_q(split_heads(self.to_q(hidden_states), self.heads))
-        k = self.norm_k(split_heads(self.to_k(hidden_states), self.heads))
-        v = split_heads(self.to_v(hidden_states), self.heads)
-        q[:, :, text_length:] = apply_rotary(q[:, :, text_length:], rotary)
-        k[:, :, text_length:] = apply_rotary(k[:, :, text_length:], rotary)
+    def forward(self, hidden, text_length, rotary, transformer_options):
+        # The heads stay behind the tokens until the attention: a norm of swapped axes would copy them first.
+        q = self.norm_q(self.to_q(hidden).unflatten(-1, (self.heads, -1)))
+        rotate_(q[:, text_length:], rotary)
+        k = self.norm_k(self.to_k(hidden).unflatten(-1, (self.heads, -1)))
+        rotate_(k[:, text_length:], rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), split_heads(self.to_v(hidden), self.heads)
         return self.to_out[0](
             self.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=transformer_options)
         )
@@ -124,7 +144,8 @@ class GELUProjection(nn.Module):
         self.proj = operations.Linear(dim, ff_dim, **factory)
 
     def forward(self, x):
-        return F.gelu(self.proj(x), approximate="tanh")
+        # In place, because nothing in the net is wider; torch.nn.functional has no such form.
+        return torch.ops.aten.gelu_(self.proj(x), approximate="tanh")
 
 
 class FeedForward(nn.Module):
@@ -149,20 +170,13 @@ class ConsisIDBlock(nn.Module):
         self.norm2 = AdaptiveLayerNormZero(config, factory, operations)
         self.ff = FeedForward(config.hidden_dim, config.ff_dim, factory, operations)
 
-    def forward(self, image, text, temb, rotary, transformer_options):
-        """image [B, N, D], text [B, L, D], temb [B, time_embed_dim] -> image, text."""
-        length = text.shape[1]
+    def forward(self, hidden, text_length, temb, rotary, transformer_options):
+        """hidden [B, L + N, D], temb [B, time_embed_dim] -> hidden, the same tensor where autograd is off."""
+        modulated, *gates = self.norm1(hidden, text_length, temb)
+        hidden = add_gated(hidden, text_length, self.attn1(modulated, text_length, rotary, transformer_options), *gates)
 
-        image_in, text_in, gate, text_gate = self.norm1(image, text, temb)
-        attended = self.attn1(torch.cat((text_in, image_in), dim=1), length, rotary, transformer_options)
-        image = torch.addcmul(image, gate, attended[:, length:])
-        text = torch.addcmul(text, text_gate, attended[:, :length])
-
-        image_in, text_in, gate, text_gate = self.norm2(image, text, temb)
-        fed = self.ff(torch.cat((text_in, image_in), dim=1))
-        image = torch.addcmul(image, gate, fed[:, length:])
-        text = torch.addcmul(text, text_gate, fed[:, :length])
-        return image, text
+        modulated, *gates = self.norm2(hidden, text_length, temb)
+        return add_gated(hidden, text_length, self.ff(modulated), *gates)
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -173,7 +187,7 @@ class AdaptiveLayerNorm(nn.Module):
 
     def forward(self, x, temb):
         shift, scale = self.linear(F.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
-        return torch.addcmul(shift, self.norm(x), 1 + scale)
+        return modulate_(self.norm(x), shift, scale)
 
 
 class ConsisIDTransformer(nn.Module):
@@ -244,31 +258,46 @@ class ConsisIDTransformer(nn.Module):
 
         temb = timestep_embedding(timestep, self.config.hidden_dim).to(hidden_states.dtype)
         temb = self.time_embedding(temb)
-        text, image = self.patch_embed(encoder_hidden_states, hidden_states)
-        rotary = rotary_table(grid, self.config.base_grid, self.config.head_dim, device=image.device)
+        # One tensor of all tokens, so that no layer has to join text and image; both are slices of it.
+        hidden = torch.cat(self.patch_embed(encoder_hidden_states, hidden_states), dim=1)
+        text_length = encoder_hidden_states.shape[1]
+        rotary = rotary_table(grid, self.config.base_grid, self.config.head_dim, device=hidden.device)
 
         transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks)}
         for i, block in enumerate(self.transformer_blocks):
             transformer_options["block_index"] = i
-            image, text = self._run_block(i, block, image, text, temb, rotary, transformer_options)
+            hidden = self._run_block(i, block, hidden, text_length, temb, rotary, transformer_options)
             if identity_tokens is not None and i % self.config.cross_attn_interval == 0:
                 face_attention = self.perceiver_cross_attention[i // self.config.cross_attn_interval]
-                image = image + identity_scale * face_attention(identity_tokens, image, transformer_options)
+                image = hidden[:, text_length:]
+                hidden = overwritable(hidden)
+                hidden[:, text_length:].add_(
+                    face_attention(identity_tokens, image, transformer_options), alpha=identity_scale
+                )
 
-        velocity = self.proj_out(self.norm_out(self.norm_final(image), temb))
+        velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
         velocity = velocity.unflatten(1, grid).unflatten(-1, (-1, patch, patch))
         velocity = velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
         return velocity[..., :height, :width]
 
-    def _run_block(self, index, block, image, text, temb, rotary, transformer_options):
+    def _run_block(self, index, block, hidden, text_length, temb, rotary, transformer_options):
         replacement = transformer_options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
         if replacement is None:
-            return block(image, text, temb, rotary, transformer_options)
+            return block(hidden, text_length, temb, rotary, transformer_options)
 
+        # Joined anew before and after, so that what a patch keeps of its inputs and outputs is never overwritten.
         def original_block(args):
-            image, text = block(args["img"], args["txt"], args["vec"], args["pe"], args["transformer_options"])
-            return {"img": image, "txt": text}
+            text_length = args["txt"].shape[1]
+            hidden = torch.cat((args["txt"], args["img"]), dim=1)
+            hidden = block(hidden, text_length, args["vec"], args["pe"], args["transformer_options"])
+            return {"img": hidden[:, text_length:], "txt": hidden[:, :text_length]}
 
-        args = {"img": image, "txt": text, "vec": temb, "pe": rotary, "transformer_options": transformer_options}
+        args = {
+            "img": hidden[:, text_length:],
+            "txt": hidden[:, :text_length],
+            "vec": temb,
+            "pe": rotary,
+            "transformer_options": transformer_options,
+        }
         out = replacement(args, {"original_block": original_block})
-        return out["img"], out["txt"]
+        return torch.cat((out["txt"], out["img"]), dim=1)

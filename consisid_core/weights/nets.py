@@ -30,10 +30,9 @@ def identify(names):
 
 
 def is_usable_text_encoder(source):
-    """Whether this is T5 v1.1 XXL, whoever published it, in a form that the loader takes."""
+    """Whether this is T5 v1.1 XXL, whoever published it."""
     shapes = source.shapes
-    embedding = shapes.get("shared.weight") or shapes.get("encoder.embed_tokens.weight")
-    return embedding == (T5_VOCABULARY, 4096) and not any(name.endswith(QUANTISED) for name in shapes)
+    return (T5_VOCABULARY, 4096) in (shapes.get("shared.weight"), shapes.get("encoder.embed_tokens.weight"))
 
 
 @contextmanager
@@ -92,17 +91,16 @@ def transformer_tensors(source):
 
 def _check_vae(source):
     import torch
-    from diffusers import AutoencoderKLCogVideoX
+
+    from ..model.vae import CogVideoXVAE
 
     with torch.device("meta"):
-        net = AutoencoderKLCogVideoX(**infer_vae_config(source.shapes))
+        net = CogVideoXVAE(**infer_vae_config(source.shapes))
     check_names(source.shapes, {name: x.shape for name, x in net.state_dict().items()})
 
 
 def _check_text_encoder(source):
-    shapes = source.shapes
-    if any(name.endswith(QUANTISED) for name in shapes):
-        raise ConsisIDError("holds scaled fp8 weights or another quantisation, which its loader does not take")
+    shapes = {name: shape for name, shape in source.shapes.items() if not name.endswith(QUANTISED)}
     if "encoder.embed_tokens.weight" in shapes:
         shapes.setdefault("shared.weight", shapes["encoder.embed_tokens.weight"])
     first = "encoder.block.0.layer"

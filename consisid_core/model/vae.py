@@ -1,0 +1,269 @@
+"""The CogVideoX VAE, run frame by frame: the reference's parameter names and results in a fraction of its memory
+(diffusers `autoencoder_kl_cogvideox.py`).
+
+A video is a list of frames [B, C, H, W]. Each step takes frames out of its input's list as it goes, so that they are
+freed as soon as they are used; what the causal convolutions remember from one batch of frames to the next are those
+frames themselves. Norms run over a few channel groups at a time, convolutions over strips of rows. So the modules only
+hold the weights; the functions below them compute.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+CHUNK_VALUES = 2**25
+"""Values that a norm or a convolution reads at once: 64 MiB in bf16, which still fills an accelerator."""
+
+TIME_LEVELS = 2
+"""Of the halvings of the frame size, the first so many halve the number of frames, too: 4x in time."""
+PIXEL_BATCH, LATENT_BATCH = 8, 2
+"""Frames that are encoded and decoded together: group norms run over them, so the result depends on it."""
+
+
+class CausalConv(nn.Module):
+    def __init__(self, in_channels, out_channels, kernel_size=3):
+        super().__init__()
+        pad = kernel_size // 2
+        self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, padding=(0, pad, pad))
+
+
+class ConditionedNorm(nn.Module):
+    """Group norm whose scale and shift are read off the latents at each place."""
+
+    def __init__(self, channels, latent_channels):
+        super().__init__()
+        self.norm_layer = nn.GroupNorm(32, channels, eps=1e-6)
+        self.conv_y = CausalConv(latent_channels, channels, kernel_size=1)
+        self.conv_b = CausalConv(latent_channels, channels, kernel_size=1)
+
+
+def _norm(channels, latent_channels):
+    return ConditionedNorm(channels, latent_channels) if latent_channels else nn.GroupNorm(32, channels, eps=1e-6)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, in_channels, out_channels, latent_channels):
+        super().__init__()
+        self.norm1 = _norm(in_channels, latent_channels)
+        self.norm2 = _norm(out_channels, latent_channels)
+        self.conv1 = CausalConv(in_channels, out_channels)
+        self.conv2 = CausalConv(out_channels, out_channels)
+        if in_channels != out_channels:
+            self.conv_shortcut = nn.Conv3d(in_channels, out_channels, 1)
+
+
+class Resample(nn.Module):
+    def __init__(self, channels, compress_time, **convolution):
+        super().__init__()
+        self.compress_time = compress_time
+        self.conv = nn.Conv2d(channels, channels, 3, **convolution)
+
+
+class Block(nn.Module):
+    """Residual blocks of one size. latent_channels: 0 in the encoder, whose norms know no latents."""
+
+    def __init__(self, in_channels, out_channels, layers, latent_channels=0):
+        super().__init__()
+        widths = [in_channels] + [out_channels] * layers
+        self.resnets = nn.ModuleList(ResnetBlock(*widths[i : i + 2], latent_channels) for i in range(layers))
+        self.downsamplers = self.upsamplers = ()
+
+
+class Encoder(nn.Module):
+    def __init__(self, channels, layers, latent_channels):
+        super().__init__()
+        self.conv_in = CausalConv(3, channels[0])
+        widths = [channels[0], *channels]
+        self.down_blocks = nn.ModuleList(Block(*widths[i : i + 2], layers) for i in range(len(channels)))
+        for level, block in enumerate(self.down_blocks[:-1]):
+            block.downsamplers = nn.ModuleList([Resample(channels[level], level < TIME_LEVELS, stride=2)])
+        self.mid_block = Block(channels[-1], channels[-1], 2)
+        self.norm_out = nn.GroupNorm(32, channels[-1], eps=1e-6)
+        self.conv_out = CausalConv(channels[-1], 2 * latent_channels)
+
+
+class Decoder(nn.Module):
+    def __init__(self, channels, layers, latent_channels):
+        super().__init__()
+        channels = channels[::-1]
+        self.conv_in = CausalConv(latent_channels, channels[0])
+        self.mid_block = Block(channels[0], channels[0], 2, latent_channels)
+        widths = [channels[0], *channels]
+        self.up_blocks = nn.ModuleList(
+            Block(*widths[i : i + 2], layers + 1, latent_channels) for i in range(len(channels))
+        )
+        for level, block in enumerate(self.up_blocks[:-1]):
+            block.upsamplers = nn.ModuleList([Resample(channels[level], level < TIME_LEVELS, padding=1)])
+        self.norm_out = ConditionedNorm(channels[-1], latent_channels)
+        self.conv_out = CausalConv(channels[-1], 3)
+
+
+class CogVideoXVAE(nn.Module):
+    """Tensors in, tensors out, as ComfyUI calls its VAE nets. Latents are unscaled.
+
+    block_out_channels: width of each frame size, the largest first; layers_per_block: residual blocks of each in the
+    encoder, the decoder has one more.
+    """
+
+    def __init__(self, block_out_channels=(128, 256, 256, 512), layers_per_block=3, latent_channels=16):
+        super().__init__()
+        self.latent_channels = latent_channels
+        self.encoder = Encoder(block_out_channels, layers_per_block, latent_channels)
+        self.decoder = Decoder(block_out_channels, layers_per_block, latent_channels)
+
+    @torch.no_grad()
+    def encode(self, pixels):
+        """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8]."""
+        history = {}
+        batches = _split(pixels, PIXEL_BATCH)
+        moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, history)]
+        return torch.stack(moments, dim=2).chunk(2, dim=1)[0]
+
+    @torch.no_grad()
+    def decode(self, latents):
+        """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
+
+        There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
+        which is where that latent frame lies in time, so that tiles and short videos join up.
+        """
+        history, frames = {}, []
+        for batch in _split(latents, LATENT_BATCH):
+            frames += _decode_batch(self.decoder, batch, history)
+        history.clear()
+        return torch.stack(frames if latents.shape[2] % 2 else frames[3:], dim=2)
+
+
+def _split(video, size):
+    """Parts of so many frames; what does not divide goes to the first."""
+    count = video.shape[2]
+    first = min(count, size + count % size)
+    return [video[:, :, :first], *video[:, :, first:].split(size, dim=2)] if first < count else [video]
+
+
+def _encode_batch(encoder, pixels, history):
+    frames = _causal_conv(encoder.conv_in, list(pixels.unbind(2)), history)
+    for block in encoder.down_blocks:
+        for resnet in block.resnets:
+            frames = _resnet(resnet, frames, history)
+        for sampler in block.downsamplers:
+            frames = _downsample(sampler, frames)
+    for resnet in encoder.mid_block.resnets:
+        frames = _resnet(resnet, frames, history)
+    return _causal_conv(encoder.conv_out, _norm_silu(encoder.norm_out, frames), history)
+
+
+def _decode_batch(decoder, latents, history):
+    frames = _causal_conv(decoder.conv_in, list(latents.unbind(2)), history)
+    for block in (decoder.mid_block, *decoder.up_blocks):
+        for resnet in block.resnets:
+            frames = _resnet(resnet, frames, history, latents)
+        for sampler in block.upsamplers:
+            frames = _upsample(sampler, frames)
+    return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, frames, latents), history)
+
+
+def _resnet(block, frames, history, latents=None):
+    """Residual block. Consumes the frames."""
+    if not hasattr(block, "conv_shortcut"):
+        residual = frames
+        hidden = _norm_silu(block.norm1, frames, latents, out=[torch.empty_like(frame) for frame in frames])
+    else:
+        residual = [block.conv_shortcut(frame.unsqueeze(2)).squeeze(2) for frame in frames]
+        hidden = _norm_silu(block.norm1, frames, latents)
+    hidden = _causal_conv(block.conv1, hidden, history)
+    hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, latents), history)
+    for frame in hidden:
+        frame += residual.pop(0)
+    return hidden
+
+
+def _causal_conv(layer, frames, history):
+    """3x3x3 convolution over each frame and the two before it. Consumes the frames."""
+    earlier = history.pop(layer, None) or [frames[0]] * 2
+    at_once = max(1, CHUNK_VALUES // frames[0].numel() - 2)
+    convolved = []
+    while frames:
+        window = [*earlier, *frames[:at_once]]
+        del frames[:at_once]
+        convolved += _conv_window(layer.conv, window)
+        earlier = window[-2:]
+    history[layer] = earlier
+    return convolved
+
+
+def _conv_window(conv, window):
+    """All frames but the first two; where three are too large, one in strips that overlap by the kernel's reach."""
+    batch, channels, height, width = window[0].shape
+    rows = max(1, CHUNK_VALUES // (3 * batch * channels * width))
+    if rows >= height:
+        # Copies, for a frame to be freed alone.
+        return [frame.clone() for frame in conv(torch.stack(window, dim=2)).unbind(2)]
+    convolved = window[0].new_empty(batch, conv.out_channels, height, width)
+    for top in range(0, height, rows):
+        start = max(0, top - 1)
+        strip = conv(torch.stack([frame[..., start : top + rows + 1, :] for frame in window], dim=2)).squeeze(2)
+        convolved[..., top : top + rows, :] = strip[..., top - start :, :][..., :rows, :]
+    return [convolved]
+
+
+def _norm_silu(norm, frames, latents=None, out=None):
+    """Group norm over all frames together and SiLU, into `out` or in place; with latents, spatially conditioned."""
+    out = out or frames
+    layer = norm if latents is None else norm.norm_layer
+    size = layer.num_channels // layer.num_groups
+    size *= max(1, CHUNK_VALUES // (size * len(frames) * frames[0][:, 0].numel()))
+    if latents is not None:
+        # A pointwise convolution and nearest-neighbour resampling may change places: so it runs on the few latents.
+        latents = _spread_in_time(latents, len(frames))
+        scale, shift = norm.conv_y.conv(latents), norm.conv_b.conv(latents)
+    for start in range(0, layer.num_channels, size):
+        channels = slice(start, min(start + size, layer.num_channels))
+        part = torch.stack([frame[:, channels] for frame in frames], dim=2)
+        groups = part.shape[1] * layer.num_groups // layer.num_channels
+        part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+        if latents is not None:
+            cells = part.unflatten(4, (latents.shape[4], -1)).unflatten(3, (latents.shape[3], -1))
+            cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
+        F.silu(part, inplace=True)
+        for frame, result in zip(out, part.unbind(2), strict=True):
+            frame[:, channels] = result
+    return out
+
+
+def _spread_in_time(latents, frames):
+    """Latent frames repeated to so many; of an odd number the first one stands alone."""
+    if frames % 2 == 0:
+        return latents.repeat_interleave(frames // latents.shape[2], dim=2)
+    if frames == 1:
+        return latents
+    first, rest = latents[:, :, :1], latents[:, :, 1:]
+    return torch.cat((first, rest.repeat_interleave((frames - 1) // rest.shape[2], dim=2)), dim=2)
+
+
+def _upsample(layer, frames):
+    """Twice the size and, where the layer says so, twice the frames; of an odd number the first stays single."""
+    single = len(frames) % 2
+    larger = _sample(lambda frame: layer.conv(F.interpolate(frame, scale_factor=2.0)), frames, 4)
+    if not layer.compress_time:
+        return larger
+    return larger[:single] + [copy for frame in larger[single:] for copy in (frame, frame.clone())]
+
+
+def _downsample(layer, frames):
+    """Half the size and, where the layer says so, half the frames; of an odd number the first stays as it is."""
+    if layer.compress_time:
+        first = [frames.pop(0)] if len(frames) % 2 else []
+        frames = first + [torch.stack(pair).mean(0) for pair in zip(frames[::2], frames[1::2], strict=True)]
+    return _sample(lambda frame: layer.conv(F.pad(frame, (0, 1, 0, 1))), frames, 1)
+
+
+def _sample(sample, frames, growth):
+    """A function of single frames over as many at once as a chunk holds. Consumes the frames."""
+    at_once = max(1, CHUNK_VALUES // (growth * frames[0].numel()))
+    sampled = []
+    while frames:
+        part = frames[:at_once]
+        del frames[:at_once]
+        # Copies, for a frame to be freed alone.
+        sampled += [frame.clone() for frame in sample(torch.cat(part)).split(len(part[0]))]
+    return sampled
