@@ -16,20 +16,24 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConsisIDTransformer3DModel
-from diffusers.models.attention_processor import Attention
-from diffusers.models.transformers import consisid_transformer_3d as reference
 from torch import nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from .checkpoint import diffusers_config
 from .errors import ConsisIDError
 from .model.config import FacialExtractorConfig, TransformerConfig
 from .model.facial_extractor import PerceiverAttention
 from .model.rope import rotary_table
 from .model.transformer import ConsisIDTransformer, JointAttention
+from .net_config import diffusers_config
+
+try:
+    from diffusers import ConsisIDTransformer3DModel
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.transformers import consisid_transformer_3d as reference
+except ImportError as error:
+    raise SystemExit(f"The benchmark needs diffusers, which does not import here ({error}). Install it.") from None
 
 SIZES = {
     "small": TransformerConfig(

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from .checkpoint import DEMO_MARKER, diffusers_config
+from .checkpoint import DEMO_MARKER
 from .demo_face_pack import write_demo_face_pack
 from .errors import ConsisIDError
 from .face.eva_clip import EvaClipVisual
@@ -23,6 +23,7 @@ from .face.parsing import BiSeNet
 from .model.config import FacialExtractorConfig, TransformerConfig
 from .model.transformer import ConsisIDTransformer
 from .model.vae import CogVideoXVAE
+from .net_config import diffusers_config, t5_shapes
 
 SET_NAME = "consisid_demo"
 DEMO_NOTE = "random weights of test size, for demos and tests: results are noise"
@@ -112,20 +113,7 @@ def _write_transformer(folder):
 
 @torch.no_grad()
 def _write_text_encoder(folder):
-    inner, heads = T5["d_kv"] * T5["num_heads"], T5["num_heads"]
-    shapes = {"shared.weight": (T5["vocab_size"], TEXT_DIM), "encoder.final_layer_norm.weight": (TEXT_DIM,)}
-    for i in range(T5["num_layers"]):
-        attention, feed_forward = (f"encoder.block.{i}.layer.{layer}" for layer in (0, 1))
-        for name in "qkv":
-            shapes[f"{attention}.SelfAttention.{name}.weight"] = (inner, TEXT_DIM)
-        shapes[f"{attention}.SelfAttention.o.weight"] = (TEXT_DIM, inner)
-        shapes[f"{attention}.layer_norm.weight"] = (TEXT_DIM,)
-        for name in ("wi_0", "wi_1"):
-            shapes[f"{feed_forward}.DenseReluDense.{name}.weight"] = (T5["d_ff"], TEXT_DIM)
-        shapes[f"{feed_forward}.DenseReluDense.wo.weight"] = (TEXT_DIM, T5["d_ff"])
-        shapes[f"{feed_forward}.layer_norm.weight"] = (TEXT_DIM,)
-    shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
-    state_dict = randomize({name: torch.empty(shape) for name, shape in shapes.items()}, seed=2)
+    state_dict = randomize({name: torch.empty(shape) for name, shape in t5_shapes(T5).items()}, seed=2)
     _write_shards(folder, "model", {name: tensor.half() for name, tensor in state_dict.items()}, T5)
 
 

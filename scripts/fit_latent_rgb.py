@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from consisid_core.checkpoint import check_names
 from consisid_core.errors import ConsisIDError
 from consisid_core.model.vae import CogVideoXVAE
-from consisid_core.vae_config import infer_vae_config
+from consisid_core.net_config import infer_vae_config
 
 SCALE_FACTOR = 0.7  # Of ConsisIDLatentFormat.
 CELL = 8

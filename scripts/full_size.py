@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from consisid_core.checkpoint import DEMO_MARKER, diffusers_config  # noqa: E402
+from consisid_core.checkpoint import DEMO_MARKER  # noqa: E402
 from consisid_core.model.config import TransformerConfig  # noqa: E402
 from consisid_core.model.transformer import ConsisIDTransformer  # noqa: E402
+from consisid_core.net_config import diffusers_config  # noqa: E402
 from consisid_core.tiny import DEMO_NOTE, randomize  # noqa: E402
 
 SHARD_BYTES = 5_000_000_000

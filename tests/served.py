@@ -16,6 +16,22 @@ sys.path.append(str(ROOT / "scripts"))
 import demo  # noqa: E402
 
 
+def link_released_names(models_dir, folder):
+    """Links the tiny files into folder twice: as they are, and under the names and in the folders of the released ones."""
+    for kind, released, tiny in (
+        ("diffusion_models", "ConsisID-preview/transformer", "transformer"),
+        ("text_encoders", "ConsisID-preview/text_encoder", "text_encoder"),
+        ("vae", "ConsisID-preview/vae/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        ("consisid", "ConsisID-preview/face_encoder", ""),
+        ("insightface/models", "antelopev2", ""),
+    ):
+        tiny_set = models_dir / kind / "consisid_demo"
+        for link, target in ((released, tiny_set / tiny), ("consisid_demo", tiny_set)):
+            path = folder / kind / link
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(target, target_is_directory=target.is_dir())
+
+
 class Run:
     """The server, with base as its base directory and models_dir as its models folder."""
 

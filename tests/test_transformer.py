@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from consisid_pack.consisid_core.checkpoint import check_names, infer_transformer_config
+from consisid_pack.consisid_core.checkpoint import check_names
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.model.config import TransformerConfig
 from consisid_pack.consisid_core.model.rope import rotary_table
 from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from consisid_pack.consisid_core.net_config import infer_transformer_config
 from diffusers import ConsisIDTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.consisid.pipeline_consisid import get_resize_crop_region_for_grid

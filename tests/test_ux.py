@@ -233,7 +233,8 @@ class Client:
             await demo.wait_until_ready(self.server, session)
             buffer = bytes_io.BytesIO()
             Image.fromarray(data.astronaut()).save(buffer, "PNG")
-            demo.set_inputs(graph, await demo.upload(session, "astronaut.png", buffer.getvalue()), None, None)
+            photo = await demo.upload(session, "astronaut.png", buffer.getvalue())
+            demo.find_node(graph, "LoadImage")["inputs"]["image"] = photo
             client, texts, end = uuid.uuid4().hex, {}, "execution_interrupted" if interrupt_at else "execution_success"
             async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket:
                 async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as response:

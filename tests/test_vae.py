@@ -7,10 +7,11 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from consisid_pack.consisid_core.comfyui.vae import decode_memory, encode_memory, infer_vae_config
+from consisid_pack.consisid_core.comfyui.vae import decode_memory, encode_memory
 from consisid_pack.consisid_core.memory_count import vae_peak
 from consisid_pack.consisid_core.model import vae as vae_module
 from consisid_pack.consisid_core.model.vae import CogVideoXVAE
+from consisid_pack.consisid_core.net_config import infer_vae_config
 from consisid_pack.consisid_core.tiny import VAE as TINY_VAE
 from diffusers import AutoencoderKLCogVideoX
 from safetensors.torch import load_file

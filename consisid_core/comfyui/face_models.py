@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from ..checkpoint import about
 from ..errors import ConsisIDError, optional_library
 from ..face.align import FACE_SIZE
 from ..face.analysis import (
@@ -26,7 +27,7 @@ from ..face.analysis import (
 from ..face.photos import SAME_PERSON, disagreeing_photos
 from ..face.quality import quality_hints
 from ..types import Face
-from .files import about, log_demo_weights, read_state_dict
+from .files import log_demo_weights, read_state_dict
 
 log = logging.getLogger("consisid")
 

@@ -3,38 +3,14 @@
 import json
 import logging
 import re
-from contextlib import contextmanager
 from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
 import torch
 
-from ..checkpoint import DEMO_MARKER, checkpoint_files, parse_json
+from ..checkpoint import DEMO_MARKER, checkpoint_files, in_short, parse_json
 from ..errors import ConsisIDError
-
-
-@contextmanager
-def about(path, remedy):
-    """Fit a file's weights to a net inside: what goes wrong there becomes the file's name, the cause and the remedy."""
-    try:
-        yield
-        return
-    except ConsisIDError as error:
-        reason = str(error)
-    except KeyError as error:
-        reason = f"is incomplete: parameter {error.args[0]} is missing"
-    # Sizes read off foreign shapes fit no net, in more ways than can be named.
-    except Exception as error:
-        logging.getLogger("consisid").debug("%s does not fit", path, exc_info=True)
-        reason = f"does not fit: its parameters have unexpected shapes ({_in_short(error)})"
-    raise ConsisIDError(f"{path} {reason}. {remedy}") from None
-
-
-def _in_short(error):
-    """The first sentence of a library's error, without the advice that follows."""
-    text = str(error).strip().split("\n")[0].split(". ")[0]
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
 def read_state_dict(path):
@@ -138,7 +114,7 @@ def _check_readable(file):
 
 def _unreadable(file, error):
     return ConsisIDError(
-        f"{file} cannot be read as a weight file ({_in_short(error)}). It is damaged, incomplete or of another "
+        f"{file} cannot be read as a weight file ({in_short(error)}). It is damaged, incomplete or of another "
         f"kind; its size is {Path(file).stat().st_size:,} bytes. Download it again."
     )
 

@@ -9,9 +9,9 @@ import comfy.lora
 import safetensors
 import torch
 
-from ..checkpoint import describe_weights, parse_json
+from ..checkpoint import about, describe_weights, parse_json
 from ..errors import ConsisIDError
-from .files import about, read_state_dict
+from .files import read_state_dict
 from .model import require_consisid
 
 REMEDY = "Choose a LoRA made for ConsisID or CogVideoX-5B"

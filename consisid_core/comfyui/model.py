@@ -14,11 +14,11 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 
+from ..checkpoint import about
 from ..errors import ConsisIDError
 from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
-from .files import about
 from .notices import notices
 from .transformer_file import REMEDY, config_tensors, read_transformer
 

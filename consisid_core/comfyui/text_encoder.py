@@ -9,17 +9,15 @@ import comfy.text_encoders.sd3_clip
 import comfy.text_encoders.t5
 import comfy.utils
 import folder_paths
-import torch
 
-from ..checkpoint import check_names, describe_weights
-from ..errors import ConsisIDError
+from ..checkpoint import about, check_names
+from ..net_config import infer_t5_config, t5_shapes
 from . import compat
-from .files import about, read_state_dict
+from .files import read_state_dict
 from .notices import notices
 from .quantization import take_quantization
 
 MAX_TOKENS = 226
-VOCAB_SIZE = 32128
 REMEDY = (
     "Choose a T5 v1.1 XXL encoder: the folder `text_encoder` of BestWishYsh/ConsisID-preview, or t5xxl_fp16.safetensors"
 )
@@ -63,33 +61,6 @@ class TextEncoder(comfy.sd1_clip.SD1ClipModel):
         )
 
 
-def infer_t5_config(shapes):
-    """ComfyUI's T5 config from parameter shapes (name -> shape). Raises ConsisIDError if they are not T5 v1.1's."""
-    block = "encoder.block.0.layer"
-    required = ("shared.weight", f"{block}.1.DenseReluDense.wi_0.weight")
-    if missing := [name for name in required if name not in shapes]:
-        likeness = describe_weights(shapes)
-        raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {missing[0]})")
-    vocab_size, width = shapes["shared.weight"]
-    if vocab_size != VOCAB_SIZE:
-        raise ConsisIDError(
-            f"is not a T5 v1.1 text encoder: its vocabulary has {vocab_size} entries instead of {VOCAB_SIZE}, as in "
-            "UMT5 and mT5"
-        )
-    heads = shapes[f"{block}.0.SelfAttention.relative_attention_bias.weight"][1]
-    return {
-        "model_type": "t5",
-        "is_gated_act": True,
-        "dense_act_fn": "gelu_pytorch_tanh",
-        "num_layers": 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block.")),
-        "d_model": width,
-        "d_ff": shapes[f"{block}.1.DenseReluDense.wi_0.weight"][0],
-        "d_kv": shapes[f"{block}.0.SelfAttention.q.weight"][0] // heads,
-        "num_heads": heads,
-        "vocab_size": vocab_size,
-    }
-
-
 def load_text_encoder(path):
     """`comfy.sd.CLIP` of a T5 encoder file or folder of shards.
 
@@ -104,8 +75,7 @@ def load_text_encoder(path):
         quantization_options, quantization_tensors = compat.quantized_text_encoder(quantization)
         shapes = {name: tensor.shape for name, tensor in state_dict.items()}
         t5_config = infer_t5_config(shapes)
-        net = comfy.text_encoders.t5.T5(t5_config, dtype=None, device="meta", operations=torch.nn)
-        expected = {name: tensor.shape for name, tensor in net.state_dict().items()}
+        expected = t5_shapes(t5_config)
         # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
         check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
     device = comfy.model_management.text_encoder_device()

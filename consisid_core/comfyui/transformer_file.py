@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import check_names, diffusers_config, infer_transformer_config, parse_json, transformer_prefix
+from ..checkpoint import about, check_names, parse_json, transformer_prefix
 from ..errors import ConsisIDError
 from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
-from .files import about, json_tensor, read_state_dict
+from ..net_config import diffusers_config, infer_transformer_config
+from .files import json_tensor, read_state_dict
 from .quantization import SCALES, take_quantization
 
 REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"

@@ -6,10 +6,10 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..checkpoint import check_names
+from ..checkpoint import about, check_names
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE
-from ..vae_config import infer_vae_config
-from .files import about, read_state_dict
+from ..net_config import infer_vae_config
+from .files import read_state_dict
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"
 

@@ -7,10 +7,11 @@ import shutil
 import struct
 from pathlib import Path
 
-from ..checkpoint import diffusers_config
+from ..checkpoint import about
 from ..errors import ConsisIDError
+from ..net_config import diffusers_config
 from .layout import human, is_disk_full
-from .nets import QUANTISED, about, identify, transformer_tensors
+from .nets import QUANTISED, identify, transformer_tensors
 from .source import ITEM_SIZES, StoredTensor, open_source
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
@@ -55,7 +56,7 @@ def _contents(source, path, dtype):
     if source.config:
         metadata["config"] = json.dumps(source.config)
     if kind == "transformer":
-        with about(path):
+        with about(path, "Take the released weights."):
             tensors, config = transformer_tensors(source)
         # Without stale keys, so that the file says of itself what its shapes cannot.
         metadata["config"] = json.dumps(diffusers_config(config))

@@ -1,10 +1,8 @@
 """What a checkpoint must hold to be one of ConsisID's nets: names and shapes, compared on torch's meta device."""
 
-from contextlib import contextmanager
-
-from ..checkpoint import check_names, describe_weights, infer_transformer_config, parse_json, transformer_prefix
+from ..checkpoint import about, check_names, parse_json, transformer_prefix
 from ..errors import ConsisIDError, optional_library
-from ..vae_config import infer_vae_config
+from ..net_config import T5_VOCABULARY, infer_t5_config, infer_transformer_config, infer_vae_config, t5_shapes
 from .source import open_source, read_bytes
 
 QUANTISED = (
@@ -15,8 +13,6 @@ QUANTISED = (
 
 SAVED_CONFIG = "consisid_config"
 """Under this name a model that ComfyUI has saved carries diffusers' config, as bytes."""
-
-T5_VOCABULARY = 32128
 
 
 def identify(names):
@@ -35,23 +31,6 @@ def is_usable_text_encoder(source):
     return (T5_VOCABULARY, 4096) in (shapes.get("shared.weight"), shapes.get("encoder.embed_tokens.weight"))
 
 
-@contextmanager
-def about(path):
-    """Compare a file with a net inside: what does not fit becomes a sentence that names the file."""
-    try:
-        yield
-        return
-    except ConsisIDError as error:
-        reason = str(error)
-    except KeyError as error:
-        reason = f"is incomplete: parameter {error.args[0]} is missing"
-    # Sizes read off foreign shapes fit no net, in more ways than can be named.
-    except (AttributeError, IndexError, TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
-        first = str(error).split("\n")[0][:200]
-        reason = f"does not fit: its parameters have unexpected names or shapes ({type(error).__name__}: {first})"
-    raise ConsisIDError(f"{path} {reason}.") from None
-
-
 def check_net(part, path):
     """Names and shapes of a part's checkpoint. part: a name of layout.PARTS. Returns a few words on what it holds.
 
@@ -60,7 +39,7 @@ def check_net(part, path):
     if part in _ONNX_CHECKS:
         return _check_onnx(path, *_ONNX_CHECKS[part])
     source = open_source(path)
-    with about(path):
+    with about(path, "Download it again."):
         _CHECKS[part](source)
     formats = "/".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in source.tensors.values()}))
     shards = f" in {len(source.files)} files" if len(source.files) > 1 else ""
@@ -103,28 +82,7 @@ def _check_text_encoder(source):
     shapes = {name: shape for name, shape in source.shapes.items() if not name.endswith(QUANTISED)}
     if "encoder.embed_tokens.weight" in shapes:
         shapes.setdefault("shared.weight", shapes["encoder.embed_tokens.weight"])
-    first = "encoder.block.0.layer"
-    for name in ("shared.weight", f"{first}.1.DenseReluDense.wi_0.weight"):
-        if name not in shapes:
-            likeness = describe_weights(shapes)
-            raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {name})")
-    vocabulary, width = shapes["shared.weight"]
-    if vocabulary != T5_VOCABULARY:
-        raise ConsisIDError(
-            f"is not a T5 v1.1 text encoder: its vocabulary has {vocabulary} entries, not {T5_VOCABULARY}"
-        )
-    inner = shapes[f"{first}.0.SelfAttention.q.weight"][0]
-    hidden = shapes[f"{first}.1.DenseReluDense.wi_0.weight"][0]
-    heads = shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1]
-    expected = {"shared.weight": (vocabulary, width), "encoder.final_layer_norm.weight": (width,)}
-    expected[f"{first}.0.SelfAttention.relative_attention_bias.weight"] = (32, heads)
-    blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.block."))
-    for block in (f"encoder.block.{number}.layer" for number in range(blocks)):
-        expected |= {f"{block}.0.SelfAttention.{name}.weight": (inner, width) for name in "qkv"}
-        expected |= {f"{block}.0.SelfAttention.o.weight": (width, inner)}
-        expected |= {f"{block}.1.DenseReluDense.{name}.weight": (hidden, width) for name in ("wi_0", "wi_1")}
-        expected |= {f"{block}.1.DenseReluDense.wo.weight": (width, hidden)}
-        expected |= {f"{block}.{number}.layer_norm.weight": (width,) for number in (0, 1)}
+    expected = t5_shapes(infer_t5_config(shapes))
     # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
     check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
 

@@ -24,6 +24,8 @@ class Status:
     """What is missing, or which file serves instead."""
     fetched: int = 0
     """Bytes on disk, unfinished files included."""
+    substitute: str = ""
+    """The file or folder that serves instead, as a loader lists it."""
 
 
 def status_of(part, folders):
@@ -34,7 +36,8 @@ def status_of(part, folders):
         missing = _what_is_missing(part, target)
         return Status("incomplete" if missing else "present", target, missing, fetched)
     if substitute := _find_substitute(part, folders):
-        return Status("replaced", target, f"{substitute} serves as well: choose it in the loader")
+        root, name = substitute
+        return Status("replaced", target, f"{root / name} serves as well: choose it in the loader", substitute=name)
     return Status("missing", target)
 
 
@@ -64,10 +67,11 @@ def _what_is_missing(part, target):
 
 
 def _find_substitute(part, folders):
-    """Another checkpoint in the part's model folders from which the same net can be loaded, or None."""
+    """Another checkpoint from which the same net can be loaded, as (model folder, name in the loader), or None."""
     if part.name not in ("transformer", "vae", "text_encoder"):
         return None
-    for root in folders.roots(part.folder):
+    # A whole copy of the repository may lie in models/consisid, and the loaders offer its parts.
+    for root in [*folders.roots(part.folder), *folders.roots("consisid")]:
         files = [Path(parent, name) for parent, _, names in os.walk(root, followlinks=True) for name in names]
         names = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SAFETENSORS]
         for name in list_checkpoints(names):
@@ -78,5 +82,5 @@ def _find_substitute(part, folders):
             if source.is_demo or identify(source.tensors) != part.name:
                 continue
             if part.name != "text_encoder" or is_usable_text_encoder(source):
-                return root / name
+                return root, name
     return None
