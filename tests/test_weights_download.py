@@ -327,13 +327,14 @@ def test_a_slow_download_shows_progress_and_stops_cleanly(comfyui, large_hub):
         out, err = process.communicate(timeout=60)
         assert process.returncode == 130 and "Traceback" not in err
         assert err.endswith("\nStopped; the next run goes on where this one stopped.\n")
-        assert re.search(r"42%.*10\.5M/25\.0M", err), err
-        assert partial.stat().st_size == BLOCK and not target.exists()
+        assert re.search(r"(42|84)%.*M/25\.0M", err), err
+        kept = partial.stat().st_size
+        assert kept in (BLOCK, 2 * BLOCK) and not target.exists()
 
         large_hub.rate = None
         large_hub.requests.clear()
         assert run(*command, env=environment(endpoint))[0] == 0
-        assert large_hub.ranges(f"transformer/{SHARD}") == [f"bytes={BLOCK}-"]
+        assert large_hub.ranges(f"transformer/{SHARD}") == [f"bytes={kept}-"]
         assert contents(target.parent) == contents(large_hub.folder / "transformer")
 
 

@@ -75,6 +75,12 @@ def _has_quantized_layers():
     return hasattr(comfy.supported_models_base.BASE, "quant_config")
 
 
+def note_dtypes(net):
+    """Note the types that the parameters have now as those to which a streaming patcher casts them (newer ComfyUI)."""
+    if hasattr(comfy.model_management, "archive_model_dtypes"):
+        comfy.model_management.archive_model_dtypes(net)
+
+
 def load_weights(net, state_dict, quantization, patcher):
     """Strictly put weights into a net that was built without (on the meta device).
 

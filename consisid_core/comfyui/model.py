@@ -236,6 +236,7 @@ def _keep_tables_in_bf16(net):
     for module in (net.patch_embed, net.local_facial_extractor):
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, torch.nn.Parameter(torch.empty_like(parameter, dtype=torch.bfloat16)))
+    compat.note_dtypes(net)
 
 
 def require_consisid(patcher):
