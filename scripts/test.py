@@ -18,7 +18,9 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit("Stopped.")
     os.chdir(environment.ROOT)
-    environment.replace_process([python, "-m", "pytest", *sys.argv[1:]], {"COMFYUI_PATH": str(comfyui)})
+    # The nets are tiny: more threads would wait for each other longer than they compute.
+    variables = {"COMFYUI_PATH": str(comfyui), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    environment.replace_process([python, "-m", "pytest", *sys.argv[1:]], variables)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@
 import asyncio
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def _load_pack():
     spec.loader.exec_module(module)
 
 
+# A shell's background job ignores Ctrl-C, and with it would the programs that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(ROOT / "tests"))
 _use_comfyui()
 _load_pack()
