@@ -1,8 +1,8 @@
-"""Runs ConsisID's whole chain on a real ComfyUI server, with tiny random weights: `python scripts/demo.py`.
+"""Makes a video on a real ComfyUI server, with tiny random weights or with the released ones: `python scripts/demo.py`.
 
 The first run makes an environment and finds or gets ComfyUI (see environment.py). Then: tiny weight files are written,
-ComfyUI is started with this pack in its custom_nodes, the workflow tests/workflows/consisid_demo.json runs on a
-portrait, and the video is fetched, decoded and described.
+or the released ones are looked up (see released.py), ComfyUI is started with this pack in its custom_nodes, a workflow
+of tests/workflows runs on a portrait, and the video is fetched, decoded and described.
 """
 
 from __future__ import annotations
@@ -10,21 +10,25 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import hashlib
+import html
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from datetime import timedelta
 from pathlib import Path
 
 import environment
 from environment import CACHE, ROOT, UserError, say
 
 BASE = CACHE / "demo"
-GRAPH = ROOT / "tests" / "workflows" / "consisid_demo.json"
+GRAPHS = ROOT / "tests" / "workflows"
 START_SECONDS = 300
 NODES = {
     "ConsisIDModelLoader",
@@ -43,12 +47,21 @@ NODES = {
 }
 # Set for the second half of the program, which runs with the environment's Python.
 COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"
+WEIGHT_DTYPES = ("default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
+# ComfyUI's number for a text that a node shows, among the kinds of binary messages.
+PROGRESS_TEXT = 3
+# What the nodes show of their steps; the progress events say the same.
+STEPS_LINE = re.compile(r"Step \d+ of |\d+ steps in |Stopped after step ")
 
 MEANING = """
 What this shows: the whole chain works. A face was found in the picture, its identity was split into the global and the
 local part, the sampler ran on both, and the VAE's frames became a video file.
 What this does not show: any likeness. The weights are tiny and random, so the video is noise-like texture. The README
 says how to get the real weights."""
+
+DISCLOSURE = """
+The video shows somebody in a scene that never took place. Say so wherever you show it, and show it only with that
+person's consent. The file carries its prompt and settings."""
 
 
 def main() -> None:
@@ -60,19 +73,60 @@ def main() -> None:
     except UserError as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        sys.exit("Stopped.")
+        say("Stopped.")
+        sys.exit(130)
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--weights", choices=("tiny", "released"), default="tiny",
+        help="tiny: random ones of test size, written now, for 17 frames of noise (default); released: those of "
+        "ConsisID-preview in ComfyUI's models folder, for 49 frames of 720x480",
+    )  # fmt: skip
     parser.add_argument("--image", type=Path, metavar="FILE", help="a photo with a face (default: a NASA portrait)")
-    parser.add_argument("--prompt", metavar="TEXT", help="what the person does (default: the workflow's prompt)")
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of the noise (default: the workflow's seed)")
+    the_workflow = "(default: the workflow's)"
+    parser.add_argument("--prompt", type=_words, metavar="TEXT", help=f"what the person does {the_workflow}")
+    parser.add_argument("--negative", metavar="TEXT", help="what the video should not show (default: nothing)")
+    parser.add_argument("--seed", type=_at_least(0), metavar="N", help=f"seed of the noise {the_workflow}")
+    parser.add_argument("--steps", type=_at_least(1), metavar="N", help=f"sampling steps {the_workflow}")
+    parser.add_argument("--cfg", type=float, metavar="X", help=f"how closely the prompt is followed {the_workflow}")
+    parser.add_argument("--length", type=_at_least(1), metavar="N", help=f"frames, 4n+1 {the_workflow}")
+    output = "folder or .mp4 file for the video, numbered if it exists (default: demo_output in the repository)"
+    parser.add_argument("--output", type=Path, default=ROOT / "demo_output", metavar="PATH", help=output)
     parser.add_argument("--comfyui", metavar="DIR", help="the ComfyUI to use (default: COMFYUI_PATH, or found)")
-    output = "folder for the video (default: demo_output in the repository)"
-    parser.add_argument("--output", type=Path, default=ROOT / "demo_output", metavar="DIR", help=output)
     parser.add_argument("--keep-server", action="store_true", help="leave ComfyUI running, to try the nodes in it")
-    return parser.parse_args()
+    released = parser.add_argument_group("with --weights released")
+    released.add_argument(
+        "--models", metavar="DIR",
+        help="the ComfyUI, with its extra_model_paths.yaml, or the models folder that has the weights (default: those "
+        "of the ComfyUI used)",
+    )  # fmt: skip
+    released.add_argument(
+        "--weight-dtype", choices=WEIGHT_DTYPES, help="the transformer's numbers; fp8 takes half the memory"
+    )
+    released.add_argument(
+        "--low-memory", action="store_true", help="fp8 and tiled decoding, and ComfyUI's --lowvram on a GPU"
+    )
+    options = parser.parse_args()
+    if options.weights == "tiny" and (options.models or options.weight_dtype or options.low_memory):
+        parser.error("--models, --weight-dtype and --low-memory go with --weights released.")
+    return options
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty. Say what the person does, in whole sentences.")
+    return text
+
+
+def _at_least(minimum: int):
+    def number(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on.")
+        return int(text)
+
+    return number
 
 
 def comfyui_in_environment(options: argparse.Namespace) -> Path:
@@ -87,17 +141,27 @@ def comfyui_in_environment(options: argparse.Namespace) -> Path:
 def run(options: argparse.Namespace, comfyui: Path) -> None:
     """The demo itself, in the environment."""
     name, picture = read_picture(options.image)
-    graph = read_graph()
+    check_output(options.output)
     make_base_directory()
-    say("Writing tiny random weights")
-    if not environment.run_logged([sys.executable, "-m", "consisid_core.tiny", BASE / "models"], cwd=ROOT):
-        raise UserError(f"The tiny weights could not be written:\n{environment.tail(environment.LOG)}")
-    with Server(comfyui, options.keep_server) as server:
-        video = asyncio.run(make_video(server, graph, name, picture, options))
+    if options.weights == "tiny":
+        graph, arguments = read_graph("consisid_demo"), []
+        say("Writing tiny random weights")
+        if not environment.run_logged([sys.executable, "-m", "consisid_core.tiny", BASE / "models"], cwd=ROOT):
+            raise UserError(f"The tiny weights could not be written:\n{environment.tail(environment.LOG)}")
+    else:
+        import released
+
+        graph = read_graph("consisid_low_memory" if options.low_memory else "consisid_text_to_video")
+        arguments = released.prepare(graph, options.models or comfyui, options.low_memory, BASE)
+    set_inputs(graph, options)
+    if options.weights == "released":
+        released.warn_without_accelerator(graph)
+    with Server(comfyui, options.keep_server, arguments) as server:
+        video = asyncio.run(make_video(server, graph, name, picture))
         path = save_without_overwriting(options.output, video)
         say(f"\nVideo: {path}")
         say(describe_video(path))
-    say(MEANING)
+    say(MEANING if options.weights == "tiny" else DISCLOSURE)
     if options.keep_server:
         stop = f"taskkill /F /PID {server.process.pid}" if os.name == "nt" else f"kill {server.process.pid}"
         say(f"\nComfyUI keeps running at {server.url}\nStop it with: {stop}")
@@ -129,23 +193,42 @@ def read_picture(path: Path | None) -> tuple[str, bytes]:
         raise UserError(
             f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file."
         ) from error
-    return f"demo_photo{path.suffix.lower()}", content
+    # Another picture has another name, because runs at the same time share ComfyUI's input folder.
+    return f"photo_{hashlib.sha256(content).hexdigest()[:12]}{path.suffix.lower()}", content
 
 
-def read_graph() -> dict:
-    """Reads the workflow: a dict from node id to class type and inputs, as ComfyUI's /prompt takes it."""
-    if not GRAPH.is_file():
-        raise UserError(f"{GRAPH} is missing. The demo needs the complete repository, not only the installed pack.")
-    return json.loads(GRAPH.read_text(encoding="utf-8"))
+def check_output(path: Path) -> None:
+    """Finds out before the work whether the video can be written."""
+    folder = path.parent if path.suffix.lower() == ".mp4" else path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {path} cannot be used ({error}).") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--output {path} cannot be used: {folder} may not be written to.")
 
 
-def set_inputs(graph: dict, image: str, prompt: str | None, seed: int | None) -> None:
-    """Puts the uploaded picture, and the prompt and seed if given, into the graph."""
-    find_node(graph, "LoadImage")["inputs"]["image"] = image
-    if prompt is not None:
-        find_node(graph, "CLIPTextEncode", title="Prompt")["inputs"]["text"] = prompt
-    if seed is not None:
-        find_node(graph, "ConsisIDSampler")["inputs"]["seed"] = seed
+def read_graph(name: str) -> dict:
+    """Reads a workflow: a dict from node id to class type and inputs, as ComfyUI's /prompt takes it."""
+    file = GRAPHS / f"{name}.json"
+    if not file.is_file():
+        raise UserError(f"{file} is missing. The demo needs the complete repository, not only the installed pack.")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def set_inputs(graph: dict, options: argparse.Namespace) -> None:
+    """Puts the options that were given into the graph."""
+    sampler = find_node(graph, "ConsisIDSampler")
+    places = [
+        (find_node(graph, "CLIPTextEncode", title="Prompt"), "text", options.prompt),
+        (find_node(graph, "CLIPTextEncode", title="Negative prompt"), "text", options.negative),
+        (find_node(graph, "ConsisIDGlobalIDExtractor"), "length", options.length),
+        (find_node(graph, "ConsisIDModelLoader"), "weight_dtype", options.weight_dtype),
+        *((sampler, name, getattr(options, name)) for name in ("seed", "steps", "cfg")),
+    ]
+    for node, name, value in places:
+        if value is not None:
+            node["inputs"][name] = value
 
 
 def find_node(graph: dict, class_type: str, title: str | None = None) -> dict:
@@ -154,8 +237,19 @@ def find_node(graph: dict, class_type: str, title: str | None = None) -> dict:
     nodes = [node for node in nodes if title is None or node.get("_meta", {}).get("title") == title]
     if len(nodes) != 1:
         titled = f' titled "{title}"' if title else ""
-        raise UserError(f"{GRAPH} must have exactly one {class_type} node{titled}; it has {len(nodes)}.")
+        raise UserError(f"The workflow must have exactly one {class_type} node{titled}; it has {len(nodes)}.")
     return nodes[0]
+
+
+def needed_for(graph: dict, class_type: str) -> dict:
+    """The part of the graph that ends in the nodes of this type."""
+    wanted = [node_id for node_id, node in graph.items() if node["class_type"] == class_type]
+    part = {}
+    while wanted:
+        node_id = wanted.pop()
+        part[node_id] = graph[node_id]
+        wanted += [value[0] for value in graph[node_id]["inputs"].values() if isinstance(value, list)]
+    return part
 
 
 def make_base_directory() -> None:
@@ -182,9 +276,10 @@ def make_base_directory() -> None:
 class Server:
     """A ComfyUI process on 127.0.0.1. Leaving the context stops it, unless it is to be kept and all went well."""
 
-    def __init__(self, comfyui: Path, keep: bool):
+    def __init__(self, comfyui: Path, keep: bool, arguments: list[str] | tuple = ()):
         self.comfyui = comfyui
         self.keep = keep
+        self.arguments = arguments
 
     def __enter__(self):
         import torch
@@ -196,6 +291,7 @@ class Server:
         command = [sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(port)]
         # The database in memory leaves the user's own alone; the default one belongs to the ComfyUI folder.
         command += ["--base-directory", str(BASE), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
+        command += self.arguments
         if not torch.cuda.is_available():
             command.append("--cpu")
         say(f"Starting ComfyUI on the {'CPU' if '--cpu' in command else 'GPU'}; its log is {self.log}")
@@ -222,7 +318,8 @@ class Server:
     def check_alive(self) -> None:
         code = self.process.poll()
         if code is not None:
-            raise UserError(f"ComfyUI ended with exit code {code}. {self.log_tail()}")
+            killed = " The system killed it, most often because memory ran out." if code == -9 else ""
+            raise UserError(f"ComfyUI ended with exit code {code}.{killed} {self.log_tail()}")
 
     def log_tail(self) -> str:
         return f"Its log, {self.log}, ends with:\n{environment.tail(self.log, 25)}"
@@ -234,15 +331,18 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-async def make_video(server: Server, graph: dict, name: str, picture: bytes, options: argparse.Namespace) -> bytes:
+async def make_video(server: Server, graph: dict, name: str, picture: bytes) -> bytes:
     """Sends the picture and the graph to the server, waits for the end and returns the video file's bytes."""
     import aiohttp
 
     async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=None)) as session:
         await wait_until_ready(server, session)
         await check_nodes(server, session)
-        set_inputs(graph, await upload(session, name, picture), options.prompt, options.seed)
+        find_node(graph, "LoadImage")["inputs"]["image"] = await upload(session, name, picture)
         try:
+            say("Looking for the face")  # Before the large weights are loaded; ComfyUI keeps what comes out.
+            await execute(server, session, needed_for(graph, "ConsisIDFaceAnalyzer"))
+            say("Running the workflow")
             prompt_id = await execute(server, session, graph)
             return await fetch_video(session, prompt_id)
         except aiohttp.ClientError as error:
@@ -299,7 +399,6 @@ async def execute(server: Server, session, graph: dict) -> str:
             answer = await response.json()
         if "prompt_id" not in answer:
             raise UserError(validation_message(graph, answer))
-        say("Running the workflow")
         await follow(server, socket_, graph, answer["prompt_id"])
     return answer["prompt_id"]
 
@@ -321,33 +420,63 @@ def validation_message(graph: dict, answer: dict) -> str:
 
 
 async def follow(server: Server, socket_, graph: dict, prompt_id: str) -> None:
-    """Prints a line per node and per second of its steps; returns when the graph has ended."""
+    """Prints a line per node and per second of its steps, and what nodes say; returns when the graph has ended."""
     import aiohttp
 
-    started = 0
+    begun = 0
     last_line = 0.0
+    first_step = None
+    said = set()
     async for message in socket_:
+        if message.type == aiohttp.WSMsgType.BINARY:
+            for line in progress_lines(message.data):
+                if line not in said:
+                    said.add(line)
+                    say(f"      {line}")
+            continue
         if message.type != aiohttp.WSMsgType.TEXT:
-            continue  # Preview pictures.
+            continue
         event = json.loads(message.data)
         kind, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt_id:
             continue
-        if kind == "executing":
+        if kind == "execution_cached":
+            begun += len(data["nodes"])
+        elif kind == "executing":
             if data["node"] is None:
                 return
-            started += 1
-            say(f"  {started}/{len(graph)} {title_of(graph, data['node'])}")
+            begun += 1
+            first_step = None
+            say(f"  {begun}/{len(graph)} {title_of(graph, data['node'])}")
         elif kind == "progress":
-            if data["value"] == data["max"] or time.monotonic() - last_line >= 1:
-                last_line = time.monotonic()
-                say(f"      step {data['value']} of {data['max']}")
+            now, value, total = time.monotonic(), data["value"], data["max"]
+            first_step = first_step or (now, value)
+            if value == total or now - last_line >= 1:
+                last_line = now
+                say(f"      step {value} of {total}{time_left(first_step, now, value, total)}")
         elif kind == "execution_error":
             where = f"Node {data['node_id']} ({title_of(graph, data['node_id'])})"
             raise UserError(f"{where} failed: {data['exception_message'].strip()}\nThe traceback is in {server.log}.")
         elif kind == "execution_interrupted":
             raise UserError("The workflow was interrupted in ComfyUI.")
     raise aiohttp.ClientConnectionError("the websocket was closed")
+
+
+def time_left(first_step: tuple[float, float], now: float, value: float, total: float) -> str:
+    """The rest at the speed since the first step, which may have loaded the model and does not count."""
+    start, first = first_step
+    if value <= first or value >= total:
+        return ""
+    return f", {timedelta(seconds=round((now - start) / (value - first) * (total - value)))} left"
+
+
+def progress_lines(message: bytes) -> list[str]:
+    """What a node shows on itself, line by line without its steps: warnings, above all. Previews give no lines."""
+    kind, id_length = (int.from_bytes(message[start : start + 4], "big") for start in (0, 4))
+    if kind != PROGRESS_TEXT:
+        return []
+    text = html.unescape(message[8 + id_length :].decode())
+    return [line for line in text.splitlines() if line.strip() and not STEPS_LINE.match(line)]
 
 
 # The video
@@ -367,19 +496,22 @@ async def fetch_video(session, prompt_id: str) -> bytes:
         return await response.read()
 
 
-def save_without_overwriting(folder: Path, video: bytes) -> Path:
-    """Writes the video under a name that is still free."""
+def save_without_overwriting(output: Path, video: bytes) -> Path:
+    """Writes the video into a folder, or as an .mp4 file, under a name that is still free."""
+    first = output if output.suffix.lower() == ".mp4" else output / "consisid_demo.mp4"
     number = 1
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        first.parent.mkdir(parents=True, exist_ok=True)
         while True:
-            path = folder / (f"consisid_demo_{number}.mp4" if number > 1 else "consisid_demo.mp4")
+            path = first.with_stem(f"{first.stem}_{number}") if number > 1 else first
             with contextlib.suppress(FileExistsError), path.open("xb") as file:
                 file.write(video)
                 return path.resolve()
             number += 1
     except OSError as error:
-        raise UserError(f"The video could not be written to --output {folder} ({error}).") from error
+        raise UserError(
+            f"The video could not be written to --output {output} ({error}). A copy is in {BASE / 'output'}."
+        ) from error
 
 
 def describe_video(path: Path) -> str:

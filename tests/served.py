@@ -17,7 +17,7 @@ import demo  # noqa: E402
 
 
 def link_released_names(models_dir, folder):
-    """Links the tiny files into folder twice: as they are, and under the names and in the folders of the released ones."""
+    """Links the tiny files into folder twice: as they are, and under the released files' names."""
     for kind, released, tiny in (
         ("diffusion_models", "ConsisID-preview/transformer", "transformer"),
         ("text_encoders", "ConsisID-preview/text_encoder", "text_encoder"),

@@ -192,6 +192,39 @@ def test_readme_is_short_and_its_links_and_commands_lead_somewhere():
         assert f'"{option}"' in (ROOT / "scripts" / "demo.py").read_text(encoding="utf-8"), option
 
 
+@pytest.mark.parametrize("document", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)
+def test_documents_lead_somewhere_and_name_the_options_that_there_are(document):
+    text = document.read_text(encoding="utf-8")
+    assert f"docs/{document.name}" in README
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (document.parent / target).exists(), target
+    for script in re.findall(r"python (scripts/\S+\.py)", text):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"python -m (consisid_core\S*[a-z])", text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
+
+
+def test_development_page_lists_the_options_of_the_demo():
+    page = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    program = (ROOT / "scripts" / "demo.py").read_text(encoding="utf-8")
+    rows = table(section(page, "demo.py: videos from the command line"))
+    listed = {option for row in rows for option in re.findall("`(--[a-z-]+)`", row[0])}
+    assert listed == set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', program))
+
+
+def test_api_page_names_nodes_and_inputs_of_the_graph():
+    graph = json.loads((ROOT / "docs" / "api" / "consisid_text_to_video.json").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = table(section(page, "The workflow in the API format"))
+    assert len(rows) == 5
+    for nodes, inputs in rows:
+        for number in re.findall(r"`(\d+)`", nodes):
+            title = graph[number]["class_type"].replace("ConsisID", "ConsisID ")
+            assert title.replace(" ", "") in nodes.replace(" ", ""), number
+            assert set(re.findall("`([a-z_]+)`", inputs)) <= set(graph[number]["inputs"]), number
+
+
 def test_versions_agree():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     version = re.search(r'^version = "(.+)"$', project, flags=re.M).group(1)
