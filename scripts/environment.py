@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -54,6 +55,8 @@ PACKAGES_WITHOUT_DEPENDENCIES = {
         "facexlib==0.3.0",
     ],
 }
+# Debian's names. A Chrome that is there already is taken instead.
+BROWSER_PACKAGES = ["chromium", "chromium-driver"]
 
 
 class UserError(Exception):
@@ -85,7 +88,19 @@ def prepare(purpose: str, comfyui: str | None = None) -> tuple[Path, Path]:
         python = _make_venv(venv)
         folder = _find_comfyui(python, comfyui or os.environ.get("COMFYUI_PATH"))
         _install_packages(python, venv, folder, purpose)
+        if purpose == "test":
+            _install_browser()
     return python, folder
+
+
+def find_browser() -> tuple[str, str] | None:
+    """The paths of Chrome or Chromium and of the chromedriver of the same version, or None."""
+    driver = shutil.which("chromedriver")
+    for name in ("google-chrome", "chromium", "chromium-browser") if driver else ():
+        browser = shutil.which(name)
+        if browser and _major_version(browser) == _major_version(driver):
+            return browser, driver
+    return None
 
 
 def replace_process(command: list, variables: dict[str, str]) -> NoReturn:
@@ -272,6 +287,29 @@ def _fingerprint(comfyui: Path, purpose: str) -> str:
     parts = [file.read_text(encoding="utf-8") for file in files]
     parts += EXTRA_PACKAGES[purpose] + PACKAGES_WITHOUT_DEPENDENCIES[purpose]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _major_version(program: str) -> str | None:
+    answer = subprocess.run([program, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    version = re.search(r"\d+(?=\.)", answer.stdout)
+    return version and version.group()
+
+
+def _install_browser() -> None:
+    """Installs Chromium for the browser tests from the system's package manager, where that needs no password."""
+    if find_browser():
+        return
+    if shutil.which("apt-get"):
+        say(f"Installing {' and '.join(BROWSER_PACKAGES)} with apt-get, for the browser tests")
+        root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+        apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
+        run_logged([*apt, "update"])
+        run_logged([*apt, "install", "-y", "--no-install-recommends", *BROWSER_PACKAGES])
+    if not find_browser():
+        say(
+            "THE BROWSER TESTS WILL BE SKIPPED: there is no Chrome or Chromium with a chromedriver of its version, and"
+            " none could be installed. Install both (Debian: apt install chromium chromium-driver) and try again."
+        )
 
 
 def _pip(python: Path, command: str, *arguments) -> bool:
