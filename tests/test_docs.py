@@ -43,6 +43,13 @@ def help_page(node_id):
     return (HELP / f"{node_id}.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("node_id", NODE_IDS)
+def test_help_page_shows_the_node(node_id):
+    """The frontend takes pictures from below the folder of the help pages."""
+    (address,) = re.findall(r"^!\[.+\]\((.+)\)$", help_page(node_id), flags=re.M)
+    assert address == f"images/{node_id}.jpg" and (HELP / address).is_file()
+
+
 def section(page, title):
     """The text below a second-level heading."""
     parts = re.split(r"^## (.+)$", page, flags=re.M)
