@@ -284,8 +284,12 @@ def test_the_client_of_the_documents_fetches_a_video(served, photo, tmp_path):
 
     first = (tmp_path / "video.mp4").read_bytes()
     (tmp_path / "video.mp4").unlink()
-    assert run_client(served, tmp_path, photo).returncode == 0
-    assert (tmp_path / "video.mp4").read_bytes() == first, "the same graph again must give the file of the first run"
+    again = run_client(served, tmp_path, photo)
+    if again.returncode:  # ComfyUI 0.3.75 lists no outputs of a run that came from its cache.
+        assert again.stderr == "ComfyUI has this graph in its cache and made nothing. Change the seed.\n"
+        assert not (tmp_path / "video.mp4").exists()
+    else:
+        assert (tmp_path / "video.mp4").read_bytes() == first
 
 
 def test_the_client_says_what_a_node_says(served, tmp_path):
