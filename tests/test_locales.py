@@ -8,6 +8,7 @@ After a text of a schema has changed: translate it in every language, then renew
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,10 @@ def test_categories_are_translated(language, schemas):
 def test_comfyui_serves_them(tmp_path, monkeypatch):
     """What /i18n answers, from a custom_nodes folder that holds the pack."""
     import folder_paths
+
+    # Another library's module of that name would stand in the way of ComfyUI's package.
+    monkeypatch.delitem(sys.modules, "utils", raising=False)
+    monkeypatch.syspath_prepend(os.environ["COMFYUI_PATH"])
     from app.custom_node_manager import CustomNodeManager
 
     (tmp_path / "consisid").symlink_to(ROOT)
