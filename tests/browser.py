@@ -49,6 +49,11 @@ return {
 };
 """
 
+TEMPLATE_PICTURES = """
+const pictures = [...document.querySelectorAll('[role=dialog] img[alt^=consisid_]')];
+return Object.fromEntries(pictures.map((picture) => [picture.alt, [picture.naturalWidth, picture.naturalHeight]]));
+"""
+
 SET_WIDGETS = """
 const [type, values] = arguments;
 for (const node of app.graph.nodes.filter((node) => node.type === type))
@@ -113,17 +118,14 @@ class Page:
     # Graphs
 
     def open_templates(self):
-        """Shows the pack in the template browser; returns {template: [width, height] of its picture}, all drawn."""
+        """Shows the pack in the template browser."""
         self.click(TEMPLATES)
         self.click(IN_DIALOG.format("comfyui-consisid"))
-        return self.wait(
-            """
-            const pictures = [...document.querySelectorAll('[role=dialog] img[alt^=consisid_]')];
-            const drawn = pictures.length && pictures.every((picture) => picture.naturalWidth);
-            return drawn && Object.fromEntries(pictures.map((p) => [p.alt, [p.naturalWidth, p.naturalHeight]]));
-            """,
-            "the pack's templates",
-        )
+
+    def wait_for_template_pictures(self, sizes):
+        """Waits until these pictures are drawn, {template: [width, height]}, and no others. A stand-in is square."""
+        waiting = WebDriverWait(self.driver, 60, poll_frequency=0.2)
+        waiting.until(lambda _: self.js(TEMPLATE_PICTURES) == sizes, f"not these template pictures: {sizes}")
 
     def open_template(self, name):
         self.open_templates()

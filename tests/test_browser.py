@@ -129,10 +129,10 @@ def test_template_opens_and_runs(page, served, name):
 
 
 def test_every_template_has_a_picture_of_itself(page):
-    shown = page.open_templates()
-    assert sorted(shown) == TEMPLATES
-    for name, size in shown.items():
-        assert size == list(Image.open(ROOT / "workflows" / f"{name}.jpg").size)  # The frontend's stand-in is square.
+    page.open_templates()
+    page.wait_for_template_pictures(
+        {name: list(Image.open(ROOT / "workflows" / f"{name}.jpg").size) for name in TEMPLATES}
+    )
 
 
 def test_photo_is_uploaded_and_its_face_shown(page, tmp_path):
