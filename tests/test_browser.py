@@ -141,9 +141,9 @@ def test_photo_is_uploaded_and_its_face_shown(page, tmp_path):
     photo = data.astronaut()[:, ::-1]
     Image.fromarray(photo).save(file)
     page.upload_photo(file)
-    page.wait(
-        "return app.graph.nodes.find((n) => n.type === 'LoadImage').widgets[0].value === 'my photo.png'", "upload"
-    )
+    node = "app.graph.nodes.find((n) => n.type === 'LoadImage')"
+    page.wait(f"return {node}.widgets[0].value === 'my photo.png'", "upload")
+    page.wait(f"return /my.{{1,3}}photo/.test({node}.imgs?.[0]?.src)", "the uploaded picture in place of the old one")
     assert np.array_equal(pixels(page.pictures("LoadImage")[0]), photo)
 
     page.set_widgets("ConsisIDSampler", steps=6, seed=1)
