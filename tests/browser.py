@@ -2,8 +2,10 @@
 
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.action_builder import ActionBuilder
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
 TEMPLATES = "//button[@aria-label='Templates']"
@@ -154,11 +156,20 @@ class Page:
 
     def upload_photo(self, file):
         """Clicks the upload button of Load Image and chooses the file."""
-        place = self.wait(UPLOAD_BUTTON, "Load Image's upload button")
-        mouse = ActionBuilder(self.driver)
-        mouse.pointer_action.move_to_location(*map(int, place)).click()
-        mouse.perform()
-        self.wait("return document.querySelectorAll('input[data-asked]').length === 1", "the file chooser")
+        waiting = WebDriverWait(self.driver, 60, poll_frequency=1)
+
+        def asked(driver):
+            if driver.find_elements(By.CSS_SELECTOR, "input[data-asked]"):
+                return True
+            # Again, because the first click may come while the view is still moving, and open a menu beside the button.
+            ActionChains(driver).send_keys(Keys.ESCAPE).perform()
+            place = self.wait(UPLOAD_BUTTON, "Load Image's upload button")
+            mouse = ActionBuilder(driver)
+            mouse.pointer_action.move_to_location(*map(int, place)).click()
+            mouse.perform()
+            return False
+
+        waiting.until(asked, "no file chooser after Load Image's upload button was clicked")
         self.driver.find_element(By.CSS_SELECTOR, "input[data-asked]").send_keys(str(file))
 
     # Runs
