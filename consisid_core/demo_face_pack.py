@@ -40,7 +40,7 @@ _INPUT_SIZE = 640  # YuNet's file has this input size built in
 
 
 def write_demo_face_pack(folder):
-    """Writes the two stand-in files, about 11 MB together, into `folder` and creates it where needed.
+    """Writes the two stand-in files, about 40 MB together, into `folder` and creates it where needed.
 
     Each file appears under its name only when it is complete; existing ones are replaced.
 
@@ -131,6 +131,7 @@ def _as_scrfd(model):
     ]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
     _drop_blocks_of_single_scales(model.graph)
+    _unpack_weights(model.graph)
     return _marked_model(
         model,
         [*before, *model.graph.node, *after],
@@ -148,6 +149,7 @@ def _as_arcface(model):
     """
     from onnx import TensorProto, helper, numpy_helper
 
+    _unpack_weights(model.graph)
     # insightface tells a net that scales its own input by a subtraction and a multiplication among the first nodes.
     scaling = [node for node in model.graph.node if node.name in ("_minusscalar0", "_mulscalar0")]
     others = [node for node in model.graph.node if node not in scaling]
@@ -160,6 +162,20 @@ def _as_arcface(model):
         [*model.graph.initializer, numpy_helper.from_array(basis.T.astype(np.float32), "lift")],
         _NOTICE.format(net="SFace", role="the ArcFace recogniser"),
     )
+
+
+def _unpack_weights(graph):
+    """Puts float weights in place of int8 ones, which onnxruntime would unpack anew at every run."""
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type in ("DequantizeLinear", "Reshape") and all(name in values for name in node.input):
+            (value,) = ReferenceEvaluator(node).run(None, {name: values[name] for name in node.input})
+            values[node.output[0]] = value
+            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+            graph.node.remove(node)
 
 
 def _drop_blocks_of_single_scales(graph):

@@ -373,10 +373,10 @@ def test_a_failing_retry_leaves_the_threshold_as_it_was(detector, monkeypatch):
     with monkeypatch.context() as patch:
         look, net = detector._look, detector._app.det_model
 
-        def fail(small, border=0):
+        def fail(photo, border=(0, 0)):
             if net.det_thresh < 0.5:
                 raise RuntimeError("out of memory")
-            return look(small, border)
+            return look(photo, border)
 
         patch.setattr(detector, "_look", fail)
         with pytest.raises(RuntimeError, match="out of memory"):

@@ -9,7 +9,7 @@ import io
 import logging
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,11 @@ class DetectedFace:
         """(width, height) of the box."""
         x1, y1, x2, y2 = self.bbox.tolist()
         return x2 - x1, y2 - y1
+
+    @property
+    def area(self):
+        """Of the box."""
+        return math.prod(self.size)
 
 
 # ---- picture in ----------------------------------------------------------------------------------------------------
@@ -210,35 +215,55 @@ class FaceDetector:
         found = self._look(small) or self._look_harder(small)
         to_photo_pixels = _resize_matrix(small, photo)
         return [
-            DetectedFace(
+            replace(
+                face,
                 bbox=map_points(to_photo_pixels, face.bbox.reshape(2, 2)).reshape(4),
-                landmarks=map_points(to_photo_pixels, face.kps),
+                landmarks=map_points(to_photo_pixels, face.landmarks),
+            )
+            for face in found
+        ]
+
+    def look(self, photo, detector_size=DETECTOR_SIZE, border=(0, 0)):
+        """The faces of a single look, as insightface alone finds them: nothing is shrunk, nothing tried again.
+
+        Args:
+            photo: [H, W, 3] uint8 RGB.
+            detector_size: input of the detector in pixels; a net with a fixed one ignores it.
+            border: (rows, columns) of grey added on each side for this look.
+
+        Returns:
+            list of DetectedFace in pixels of the photo without the border, highest score first.
+        """
+        with self._detector_set_to(det_size=detector_size):
+            return self._look(photo, border)
+
+    def _look(self, photo, border=(0, 0)):
+        import cv2
+
+        bgr = cv2.cvtColor(photo, cv2.COLOR_RGB2BGR)
+        if any(border):
+            rows, columns = border
+            bgr = cv2.copyMakeBorder(bgr, rows, rows, columns, columns, cv2.BORDER_CONSTANT, value=_BORDER_GREY)
+        with _quiet():
+            found = self._app.get(bgr)
+        left_top = np.array(border[::-1], np.float32)
+        return [
+            DetectedFace(
+                bbox=face.bbox - np.tile(left_top, 2),
+                landmarks=face.kps - left_top,
                 score=float(face.det_score),
                 embedding=np.asarray(face.embedding, np.float32),
             )
             for face in found
         ]
 
-    def _look(self, small, border=0):
-        """insightface's faces in a photo with a grey border of so many pixels, in pixels of the photo without it."""
-        import cv2
-
-        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        if border:
-            bgr = cv2.copyMakeBorder(bgr, *[border] * 4, cv2.BORDER_CONSTANT, value=_BORDER_GREY)
-        with _quiet():
-            found = self._app.get(bgr)
-        if border:
-            for face in found:
-                face.bbox, face.kps = face.bbox - border, face.kps - border
-        return found
-
     def _look_harder(self, small):
         """The faces of the first retry that finds any; see `detect`."""
-        border = round(_BORDER * max(small.shape[:2]))
+        border = (round(_BORDER * max(small.shape[:2])),) * 2
         retries = {f"a grey border of {_BORDER:.0%}": lambda: self._look(small, border)}
         if not self._has_fixed_input:
-            retries["a detector input of {}x{} px".format(*_SMALLER_DETECTOR_SIZE)] = lambda: self._look_smaller(small)
+            name = "a detector input of {}x{} px".format(*_SMALLER_DETECTOR_SIZE)
+            retries[name] = lambda: self.look(small, _SMALLER_DETECTOR_SIZE)
         retries[f"a threshold of {_LOWER_THRESHOLD}"] = lambda: self._look_twice(small, border)
         for name, look in retries.items():
             log.info("No face found in a photo; trying %s.", name)
@@ -247,10 +272,6 @@ class FaceDetector:
                 log.warning("A face was found only with %s: see in the preview that it is one.", name)
                 return found
         return []
-
-    def _look_smaller(self, small):
-        with self._detector_set_to(det_size=_SMALLER_DETECTOR_SIZE):
-            return self._look(small)
 
     def _look_twice(self, small, border):
         """Faces above the lower threshold with the border that are there without it too."""
@@ -403,7 +424,7 @@ def resolve_providers(choice):
 
 # Each rule gives a sort key: the first face has the smallest.
 _RULES = {
-    "largest": lambda face, middle: -math.prod(face.size),
+    "largest": lambda face, middle: -face.area,
     "most_central": lambda face, middle: math.dist(face.center, middle),
     "left_to_right": lambda face, middle: face.center[0],
     "right_to_left": lambda face, middle: -face.center[0],
@@ -478,6 +499,23 @@ def align_photo(photo, face):
     matrix = estimate_alignment(map_points(shrinking, face.landmarks))
     alignment = matrix @ np.vstack([shrinking, (0, 0, 1)])
     return warp_face(small, matrix), alignment.astype(np.float32)
+
+
+def recogniser_crop(photo, face, size):
+    """Cuts a face out as recognisers are trained on it: closer than `align_photo`, black where it leaves the photo.
+
+    Args:
+        photo: [H, W, 3] uint8 RGB.
+        face: DetectedFace of that photo.
+        size: width and height of the crop in pixels, a multiple of 112.
+
+    Returns:
+        [size, size, 3] uint8 RGB.
+    """
+    from insightface.utils import face_align
+
+    with _quiet():
+        return face_align.norm_crop(photo, landmark=face.landmarks, image_size=size)
 
 
 _CHOSEN_COLOR = (255, 205, 0)
