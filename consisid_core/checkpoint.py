@@ -11,6 +11,9 @@ from .errors import ConsisIDError
 DEMO_MARKER = "consisid_demo_weights"
 """Present in the metadata, or as a key, of every file that holds random demo weights."""
 
+SAVED_CONFIG = "consisid_config"
+"""Under this name a transformer that ComfyUI has saved carries diffusers' config, as bytes."""
+
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
@@ -156,6 +159,8 @@ def about(path, remedy):
         reason = f"is incomplete: parameter {error.args[0]} is missing"
     # Sizes read off foreign shapes fit no net, in more ways than can be named.
     except Exception as error:
+        if "memory" in str(error):  # ComfyUI makes room and says what to do about that.
+            raise
         logging.getLogger("consisid").debug("%s does not fit", path, exc_info=True)
         reason = f"does not fit: its parameters have unexpected shapes ({in_short(error)})"
     raise ConsisIDError(f"{path} {reason}. {remedy}") from None

@@ -8,6 +8,7 @@ carries a marker, and every loader logs that these are demo weights.
 """
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from .checkpoint import DEMO_MARKER
 from .demo_face_pack import write_demo_face_pack
 from .errors import ConsisIDError
+from .evaluation.curricularface import CurricularFace
 from .face.eva_clip import EvaClipVisual
 from .face.parsing import BiSeNet
 from .model.config import FacialExtractorConfig, TransformerConfig
@@ -75,6 +77,8 @@ def write_tiny_models(models_dir):
         f"vae/{SET_NAME}/diffusion_pytorch_model.safetensors": _write_vae,
         f"consisid/{SET_NAME}/parsing_bisenet.pth": _write_parser,
         f"consisid/{SET_NAME}/EVA02_CLIP_L_336_psz14_s6B.pt": _write_eva,
+        f"consisid/{SET_NAME}/glint360k_curricular_face_r101_backbone.bin": _write_curricular_face,
+        f"consisid/{SET_NAME}/clip-vit-base-patch32": _write_clip,
         f"insightface/models/{SET_NAME}": write_demo_face_pack,
     }
     for name, write in writers.items():
@@ -145,6 +149,44 @@ def _write_eva(file):
             name = name.replace(ours, theirs)
         released[f"visual.{name}"] = tensor.half()
     _save_pickle(released, file)
+
+
+@torch.no_grad()
+def _write_curricular_face(file):
+    net = CurricularFace([(4, 1), (8, 1), (16, 1), (32, 1)])
+    _save_pickle(randomize(net.state_dict(), seed=6), file)
+
+
+@torch.no_grad()
+def _write_clip(folder):
+    """A CLIP as transformers keeps it, with a tokenizer that knows single letters only."""
+    from transformers import CLIPConfig, CLIPModel
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = list(bytes_to_unicode().values())
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64}
+    end = len(vocabulary) - 1
+    text = {**layers, "vocab_size": len(vocabulary), "bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
+    config = CLIPConfig(
+        text_config=text, vision_config={**layers, "patch_size": 32}, projection_dim=32, **{DEMO_MARKER: True}
+    )
+    state_dict = randomize(CLIPModel(config).state_dict(), seed=7)
+    state_dict["logit_scale"].fill_(math.log(100))
+    _save_safetensors({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / "model.safetensors")
+    _save_json(config.to_dict(), folder / "config.json")
+    _save_json({token: i for i, token in enumerate(vocabulary)}, folder / "vocab.json")
+    _replace(folder / "merges.txt", lambda temporary: Path(temporary).write_text("#version: 0.2\n", encoding="utf-8"))
+    _save_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}, folder / "tokenizer_config.json")
+    _save_json(
+        {
+            "image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "do_normalize": True,
+            "do_resize": True, "crop_size": 224, "size": 224, "resample": 3,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+        },
+        folder / "preprocessor_config.json",
+    )  # fmt: skip
 
 
 def _write_shards(folder, name, state_dict, config):

@@ -4,7 +4,6 @@ import asyncio
 import io as bytes_io
 import json
 import logging
-import os
 import re
 import struct
 import subprocess
@@ -28,6 +27,7 @@ from consisid_pack.consisid_core.tiny import VAE as TINY_VAE
 from diffusers import AutoencoderKLCogVideoX
 from PIL import Image
 from safetensors.torch import load_file
+from served import Run, demo
 from skimage import data
 
 import nodes as comfyui_nodes
@@ -38,7 +38,6 @@ VAE_FILE = "vae/consisid_demo/diffusion_pytorch_model.safetensors"
 STEPS = 3
 
 sys.path.append(str(ROOT / "scripts"))
-import demo  # noqa: E402
 import fit_latent_rgb  # noqa: E402
 
 # Previews of the latent
@@ -208,21 +207,8 @@ def test_notices_are_for_servers_only(caplog, node_classes):
     assert caplog.messages == ["outside", "outside", "inside", "inside", "inside"]
 
 
-class Client:
-    """Runs graphs on a real server and keeps the texts that it sends to each node."""
-
-    def __init__(self, base, models_dir):
-        demo.BASE = base
-        demo.make_base_directory()
-        (base / "models").rmdir()
-        (base / "models").symlink_to(models_dir)
-
-    def __enter__(self):
-        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False).__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.server.__exit__(*error)
+class Client(Run):
+    """Keeps the texts that the server sends to each node."""
 
     def run(self, graph, interrupt_at=None):
         """Node id -> its texts in order. interrupt_at: a text at which to interrupt."""

@@ -12,6 +12,7 @@ import gguf
 import pytest
 import torch
 from comfy_extras.nodes_model_merging import ModelSave
+from consisid_pack.consisid_core.checkpoint import about
 from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
 from consisid_pack.consisid_core.comfyui.model import load_facial_extractor
 from consisid_pack.consisid_core.errors import ConsisIDError
@@ -387,6 +388,28 @@ def test_values_that_are_not_finite(value, dtype, release, place, load):
     save_file(state_dict, path, {"config": json.dumps(release[1])})
     message = refused(load, name)
     assert f"{path} holds values that are not finite" in message and f"in 1 parameters ({key})" in message
+
+
+@pytest.mark.parametrize("layers", [["a"], "a", 3])
+def test_quantisation_noted_in_another_form(layers, release, place, load):
+    path, name = place("noted.safetensors")
+    noted = {"_quantization_metadata": json.dumps({"layers": layers})}
+    save_file(release[0], path, {"config": json.dumps(release[1]), **noted})
+    assert f"The metadata of {path} name no layers" in refused(load, name)
+
+
+def test_saved_config_that_is_no_text(release, place, load):
+    path, name = place("saved.safetensors")
+    save_file({**release[0], "consisid_config": torch.tensor([0.5])}, path)
+    assert str(path) in refused(load, name)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("can't allocate memory")]
+)
+def test_a_lack_of_memory_is_not_taken_for_a_wrong_file(error):
+    with pytest.raises(type(error), match="memory"), about("a.safetensors", "Choose another."):
+        raise error
 
 
 def test_finite_extremes_pass(release, place, load):

@@ -60,8 +60,16 @@ def tmpfs(tmp_path):
         yield folder
 
 
-def states(out):
-    return dict(re.findall(r"^(\w+) +(present|incomplete|missing|replaced) ", out, flags=re.M))
+OPTIONAL = {
+    "evaluation_detector": "insightface/models/buffalo_l/det_10g.onnx",
+    "evaluation_recogniser": "insightface/models/buffalo_l/w600k_r50.onnx",
+    "curricular_face": "consisid/ConsisID-preview/face_encoder/glint360k_curricular_face_r101_backbone.bin",
+}
+
+
+def states(out, parts=PLACES):
+    found = dict(re.findall(r"^(\w+) +(present|incomplete|missing \(optional\)|missing|replaced) ", out, flags=re.M))
+    return {part: state for part, state in found.items() if part in parts}
 
 
 # list
@@ -81,6 +89,26 @@ def test_list_of_a_complete_comfyui_and_no_command_means_list(comfyui, release):
     code, out, _ = run(env=environment(COMFYUI_PATH=str(comfyui)))
     assert code == 0 and states(out) == dict.fromkeys(PLACES, "present")
     assert "Nothing to fetch." in out
+
+
+def test_what_measures_videos_is_fetched_only_where_it_is_named(comfyui, hub, release):
+    models = installed(release, comfyui)
+    _, out, _ = run("list", comfyui)
+    assert states(out, OPTIONAL) == dict.fromkeys(OPTIONAL, "missing (optional)") and "Nothing to fetch." in out
+    with hub.serve() as endpoint:
+        code, out, _ = run("download", comfyui, env=environment(endpoint))
+        assert code == 0 and not any((models / place).exists() for place in OPTIONAL.values())
+        named = [word for part in OPTIONAL for word in ("--part", part)]
+        code, out, err = run("download", comfyui, "--yes", *named, env=environment(endpoint))
+        assert code == 0, err
+        assert "non-commercial research" in out
+    _, out, _ = run("list", comfyui)
+    assert states(out, OPTIONAL) == dict.fromkeys(OPTIONAL, "present")
+    code, out, _ = run("check", comfyui, *named)
+    assert code == 0 and all(f"{part}: ok" in out for part in OPTIONAL)
+    (models / OPTIONAL["curricular_face"]).write_bytes((release / "face_encoder/parsing_bisenet.pth").read_bytes())
+    code, out, _ = run("check", comfyui, "--part", "curricular_face")
+    assert code == 1 and "is not a CurricularFace recogniser" in out and "BiSeNet" in out
 
 
 def test_list_names_what_is_incomplete(comfyui, release):

@@ -56,7 +56,13 @@ def tiny_release(models_dir, folder):
         f"insightface/models/{demo}/det_yunet_scrfd.onnx": "face_encoder/models/antelopev2/scrfd_10g_bnkps.onnx",
         f"insightface/models/{demo}/rec_sface512.onnx": "face_encoder/models/antelopev2/glintr100.onnx",
     }
-    for source, target in places.items():
+    curricular_face = "glint360k_curricular_face_r101_backbone.bin"
+    measuring = {
+        f"consisid/{demo}/{curricular_face}": f"face_encoder/{curricular_face}",
+        f"insightface/models/{demo}/det_yunet_scrfd.onnx": "face_encoder/models/buffalo_l/det_10g.onnx",
+        f"insightface/models/{demo}/rec_sface512.onnx": "face_encoder/models/buffalo_l/w600k_r50.onnx",
+    }
+    for source, target in [*places.items(), *measuring.items()]:
         (folder / target).parent.mkdir(parents=True, exist_ok=True)
         copy = shutil.copytree if (models_dir / source).is_dir() else shutil.copy
         copy(models_dir / source, folder / target)

@@ -29,10 +29,10 @@ def read_state_dict(path):
         metadata = metadata or {}
         demo |= DEMO_MARKER in metadata or tensors.pop(DEMO_MARKER, None) is not None
         config = config or parse_json(metadata.get("config", "{}"), f"The config in the metadata of {file}")
-        quantized = parse_json(metadata.get("_quantization_metadata", "{}"), f"The metadata of {file}").get(
-            "layers", {}
-        )
-        for layer, settings in quantized.items():
+        quantized = parse_json(metadata.get("_quantization_metadata", "{}"), f"The metadata of {file}").get("layers")
+        if not isinstance(quantized, dict | None):
+            raise ConsisIDError(f"The metadata of {file} name no layers by their quantisation. Download it again.")
+        for layer, settings in (quantized or {}).items():
             tensors[f"{layer}.comfy_quant"] = json_tensor(settings)
         _check_finite(tensors, file)
         if doubled := sorted(state_dict.keys() & tensors.keys()):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import about, check_names, parse_json, transformer_prefix
+from ..checkpoint import SAVED_CONFIG, about, check_names, parse_json, transformer_prefix
 from ..errors import ConsisIDError
 from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
@@ -15,8 +15,6 @@ from .files import json_tensor, read_state_dict
 from .quantization import SCALES, take_quantization
 
 REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
-
-_CONFIG = "consisid_config"
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ def read_transformer(path):
     _log_averaged_weights(Path(path))
     state_dict, config = read_state_dict(path)
     state_dict = _take_transformer(state_dict, path)
-    if (saved := state_dict.pop(_CONFIG, None)) is not None:
-        config = parse_json(bytes(saved.tolist()).decode(errors="replace"), f"The config in {path}")
     with about(path, REMEDY):
+        if (saved := state_dict.pop(SAVED_CONFIG, None)) is not None:
+            config = parse_json(bytes(saved.tolist()).decode(errors="replace"), f"has a {SAVED_CONFIG} that")
         quantization = take_quantization(state_dict)
         shapes = {name: tensor.shape for name, tensor in state_dict.items() if not name.endswith(SCALES)}
         config = infer_transformer_config(shapes, config)
@@ -51,7 +49,7 @@ def read_transformer(path):
 
 def config_tensors(config):
     """What a saved transformer carries so that it loads again without diffusers' config.json."""
-    return {_CONFIG: json_tensor(diffusers_config(config))}
+    return {SAVED_CONFIG: json_tensor(diffusers_config(config))}
 
 
 def _log_averaged_weights(path):

@@ -5,10 +5,11 @@ import sys
 
 from ..errors import ConsisIDError
 from . import check, convert, download
-from .layout import PARTS, REPOSITORY, ModelFolders, human
+from .layout import EVALUATION_PARTS, PARTS, REPOSITORY, ModelFolders, human
 from .status import status_of
 
-_NAMES = [part.name for part in PARTS]
+_ALL = (*PARTS, *EVALUATION_PARTS)
+_NAMES = [part.name for part in _ALL]
 
 
 def _parser():
@@ -28,7 +29,9 @@ def _parser():
     chosen = argparse.ArgumentParser(add_help=False)
     chosen.add_argument(
         "--part", action="append", choices=_NAMES, metavar="PART",
-        help=f"only this part; may be given several times: {', '.join(_NAMES)}",
+        help="only this part; may be given several times: " + ", ".join(_NAMES)
+        + "; without it, all but those that only measure videos: "
+        + ", ".join(part.name for part in EVALUATION_PARTS),
     )  # fmt: skip
 
     commands.add_parser("list", parents=[folder], help="show what is there and what is missing (no network)")
@@ -57,29 +60,38 @@ def _parser():
 
 def _list(options):
     folders = ModelFolders(options.comfyui)
-    statuses = [status_of(part, folders) for part in PARTS]
+    statuses = [status_of(part, folders) for part in _ALL]
     _print_table(
         ["PART", "STATUS", "SIZE", "LICENCE", "PLACE"],
         [
-            [part.name, status.state, f"~{human(part.size)}", part.licence, folders.shown(status.path)]
-            for part, status in zip(PARTS, statuses, strict=True)
+            [part.name, _state(part, status), f"~{human(part.size)}", part.licence, folders.shown(status.path)]
+            for part, status in zip(_ALL, statuses, strict=True)
         ],
     )
-    for part, status in zip(PARTS, statuses, strict=True):
+    for part, status in zip(_ALL, statuses, strict=True):
         if status.note:
             print(f"{part.name}: {status.note}")
     left = sum(
         max(0, part.size - status.fetched)
-        for part, status in zip(PARTS, statuses, strict=True)
+        for part, status in zip(PARTS, statuses, strict=False)
         if status.state in ("missing", "incomplete")
     )
     print(f"Still to fetch: about {human(left)}." if left else "Nothing to fetch.")
     return 0
 
 
+def _state(part, status):
+    is_optional = part in EVALUATION_PARTS and status.state == "missing"
+    return "missing (optional)" if is_optional else status.state
+
+
+def _chosen(options):
+    return [part for part in _ALL if part.name in options.part] if options.part else list(PARTS)
+
+
 def _download(options):
     folders = ModelFolders(options.comfyui)
-    parts = [part for part in PARTS if part.name in (options.part or _NAMES)]
+    parts = _chosen(options)
     if not options.part:
         for part in parts.copy():
             status = status_of(part, folders)
@@ -117,7 +129,7 @@ def _confirmed():
 
 def _check(options):
     folders = ModelFolders(options.comfyui)
-    parts = [part for part in PARTS if part.name in (options.part or _NAMES)]
+    parts = _chosen(options)
     return 1 if check.run(parts, folders, options.hash) else 0
 
 

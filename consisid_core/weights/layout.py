@@ -96,6 +96,34 @@ PARTS = (
     ),
 )
 
+EVALUATION_PARTS = (
+    Part(
+        "evaluation_detector",
+        "insightface",
+        "models/buffalo_l/det_10g.onnx",
+        ("face_encoder/models/buffalo_l/det_10g.onnx",),
+        16_900_000,
+        "non-commercial research",
+    ),
+    Part(
+        "evaluation_recogniser",
+        "insightface",
+        "models/buffalo_l/w600k_r50.onnx",
+        ("face_encoder/models/buffalo_l/w600k_r50.onnx",),
+        174_000_000,
+        "non-commercial research",
+    ),
+    Part(
+        "curricular_face",
+        "consisid",
+        "ConsisID-preview/face_encoder/glint360k_curricular_face_r101_backbone.bin",
+        ("face_encoder/glint360k_curricular_face_r101_backbone.bin",),
+        261_000_000,
+        "see its model page",
+    ),
+)
+"""What measures videos and does not make them: fetched and checked only where it is named."""
+
 # Folders that ComfyUI knows by two names; new files go to the first.
 _OWN_FOLDERS = {"diffusion_models": ("diffusion_models", "unet"), "text_encoders": ("text_encoders", "clip")}
 _MAPPED_NAMES = {"unet": "diffusion_models", "clip": "text_encoders"}

@@ -1,6 +1,6 @@
 """What a checkpoint must hold to be one of ConsisID's nets: names and shapes, compared on torch's meta device."""
 
-from ..checkpoint import about, check_names, parse_json, transformer_prefix
+from ..checkpoint import SAVED_CONFIG, about, check_names, parse_json, transformer_prefix
 from ..errors import ConsisIDError, optional_library
 from ..net_config import T5_VOCABULARY, infer_t5_config, infer_transformer_config, infer_vae_config, t5_shapes
 from .source import open_source, read_bytes
@@ -10,9 +10,6 @@ QUANTISED = (
     ".pre_quant_scale",
 )  # fmt: skip
 """Ends of the names of what stands beside quantised weights."""
-
-SAVED_CONFIG = "consisid_config"
-"""Under this name a model that ComfyUI has saved carries diffusers' config, as bytes."""
 
 
 def identify(names):
@@ -99,18 +96,29 @@ def _check_eva_clip(source):
     EvaClipVisual.from_state_dict(source.tensors)
 
 
+def _check_curricular_face(source):
+    from ..evaluation.curricularface import CurricularFace
+
+    CurricularFace.from_state_dict(source.tensors)
+
+
 _CHECKS = {
     "transformer": transformer_tensors,
     "vae": _check_vae,
     "text_encoder": _check_text_encoder,
     "face_parsing": _check_face_parsing,
     "eva_clip": _check_eva_clip,
+    "curricular_face": _check_curricular_face,
 }
 
 # What the net is, and whether its outputs' sizes are those of one.
+_DETECTOR = ("SCRFD detector with key points (9 outputs)", lambda sizes: len(sizes) == 9)
+_RECOGNISER = ("recogniser of 512 values", lambda sizes: len(sizes) == 1 and sizes[0][-1] == 512)
 _ONNX_CHECKS = {
-    "face_detector": ("SCRFD detector with key points (9 outputs)", lambda sizes: len(sizes) == 9),
-    "face_recogniser": ("recogniser of 512 values", lambda sizes: len(sizes) == 1 and sizes[0][-1] == 512),
+    "face_detector": _DETECTOR,
+    "face_recogniser": _RECOGNISER,
+    "evaluation_detector": _DETECTOR,
+    "evaluation_recogniser": _RECOGNISER,
 }
 
 

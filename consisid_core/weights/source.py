@@ -136,6 +136,16 @@ def open_source(path):
     return Source(tensors, metadata, config, files)
 
 
+def read_tensors(path):
+    """(name -> tensor, whether they are demo weights) of a weight file or of a folder of shards, as `open_source`."""
+    source = open_source(path)
+    if any(isinstance(tensor, StoredTensor) for tensor in source.tensors.values()):
+        from safetensors.torch import load_file
+
+        return {name: tensor for file in source.files for name, tensor in load_file(file).items()}, source.is_demo
+    return source.tensors, source.is_demo
+
+
 def _check_index(folder, homes):
     index = (sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.index.json")))[0]
     stated = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
