@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from .checkpoint import DEMO_MARKER
 from .demo_face_pack import write_demo_face_pack
 from .errors import ConsisIDError
-from .evaluation.curricularface import CurricularFace
+from .evaluation.curricularface import INPUT_SIZE, CurricularFace
 from .face.eva_clip import EvaClipVisual
 from .face.parsing import BiSeNet
 from .model.config import FacialExtractorConfig, TransformerConfig
@@ -154,7 +154,16 @@ def _write_eva(file):
 @torch.no_grad()
 def _write_curricular_face(file):
     net = CurricularFace([(4, 1), (8, 1), (16, 1), (32, 1)])
-    _save_pickle(randomize(net.state_dict(), seed=6), file)
+    net.load_state_dict(randomize(net.state_dict(), seed=6))
+    # With the statistics of some pictures, without which all faces are one to it.
+    for module in net.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1
+    blobs = torch.rand(64, 3, 7, 7, generator=torch.Generator().manual_seed(6)) * 2 - 1
+    with torch.random.fork_rng():  # For the net's dropout.
+        torch.manual_seed(6)
+        net.train()(torch.nn.functional.interpolate(blobs, size=INPUT_SIZE, mode="bilinear"))
+    _save_pickle(net.state_dict(), file)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ _THRESHOLD, _LOWER_THRESHOLD = 0.5, 0.3
 _SAME_PLACE = 0.4  # overlap (intersection over union) of two boxes of one face
 _SMALLEST_RETRIED = 0.15  # of the short side; what retries find below that width is mostly texture
 
-_PACK_URL = "https://github.com/deepinsight/insightface/releases/tag/v0.7 (antelopev2.zip)"
+_PACK_URL = "https://github.com/deepinsight/insightface/releases/tag/v0.7 (antelopev2.zip; to evaluate buffalo_l.zip)"
 _GOOD_PHOTO = (
     "Use a sharp, evenly lit photo of a person who looks towards the camera, with the face at least 100 px wide, "
     "upright and not hidden, and some space around the head."
@@ -138,7 +138,7 @@ def to_photo(image):
         alpha = image[..., 3:].clip(0, 1)
         image = image[..., :3] * alpha + (1 - alpha)
     photo = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(photo, (height, width, 3)))
+    return np.array(np.broadcast_to(photo, (height, width, 3)))
 
 
 def shrink_to_long_edge(photo, long_edge=LONG_EDGE):

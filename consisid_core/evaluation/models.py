@@ -1,0 +1,76 @@
+"""The nets that measure, loaded from files. ComfyUI's memory manager is not needed here; it may move their modules."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..checkpoint import about
+from ..face.analysis import FaceDetector
+from ..weights.source import read_tensors
+from .clip_score import ClipScorer
+from .curricularface import CurricularFace
+from .fid import Inception
+
+PAPER_PACK = "buffalo_l"
+"""insightface's default pack, by whose recogniser the paper's FaceSim-Arc is measured."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationModels:
+    """Only the detector is needed; each of the others adds a score."""
+
+    detector: FaceDetector
+    pack: str
+    """Name of the insightface pack, for reports."""
+    curricular_face: CurricularFace | None = None
+    inception: Inception | None = None
+    clip: ClipScorer | None = None
+    stand_ins: tuple[str, ...] = ()
+    """Names of those that are demo weights; every report says so."""
+
+
+def load_models(pack_folder, providers, curricular_face=None, inception=None, clip=None):
+    """EvaluationModels from an insightface pack folder and up to three paths.
+
+    Args:
+        pack_folder: e.g. `models/insightface/models/buffalo_l`.
+        providers: onnxruntime provider ids, best first (`resolve_providers`).
+        curricular_face: `glint360k_curricular_face_r101_backbone.bin` of ConsisID-preview.
+        inception: `inception_v3_google-0cc3c7bd.pth` of torchvision for the paper's protocol, or
+            `weights-inception-2015-12-05-6726825d.pth` of torch-fidelity for the strict one.
+        clip: folder with the files of openai/clip-vit-base-patch32.
+
+    Raises:
+        ConsisIDError: naming the file or folder that is missing, damaged or of another kind.
+    """
+    detector = FaceDetector(pack_folder, providers)
+    nets, demos = load_nets(curricular_face, inception, clip)
+    pack = Path(pack_folder).name
+    return EvaluationModels(detector, pack, *nets, stand_ins=((pack,) if detector.is_demo else ()) + demos)
+
+
+def load_nets(curricular_face, inception, clip):
+    """The three optional nets of `load_models`, each None without a path, and the names of those that are demos."""
+    nets, demos = [], []
+    for path, load in ((curricular_face, _load_curricular_face), (inception, _load_inception), (clip, _load_clip)):
+        net, is_demo = load(Path(path)) if path else (None, False)
+        nets.append(net)
+        if is_demo:
+            demos.append(Path(path).name)
+    return nets, tuple(demos)
+
+
+def _load_curricular_face(path):
+    tensors, is_demo = read_tensors(path)
+    with about(path, "Choose glint360k_curricular_face_r101_backbone.bin of ConsisID-preview"):
+        return CurricularFace.from_state_dict(tensors), is_demo
+
+
+def _load_inception(path):
+    tensors, is_demo = read_tensors(path)
+    with about(path, "Choose torchvision's inception_v3_google or torch-fidelity's weights-inception-2015-12-05"):
+        return Inception.from_state_dict(tensors), is_demo
+
+
+def _load_clip(path):
+    clip = ClipScorer(path)
+    return clip, clip.is_demo

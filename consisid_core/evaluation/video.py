@@ -1,0 +1,119 @@
+"""Frames to measure: of a video file, decoded one at a time, or of a batch of pictures."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConsisIDError
+from ..face.analysis import to_photo
+
+log = logging.getLogger("consisid")
+
+
+class VideoFile:
+    """A video file. Memory holds one frame at a time, however long it is.
+
+    Read by OpenCV's FFmpeg, as the paper's code does (`eval/get_facesim_fid.py`), so that both see the same pixels.
+    """
+
+    def __init__(self, path):
+        """Raises ConsisIDError naming the file if it is missing, or no video with at least one frame."""
+        import cv2
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ConsisIDError(f"The video {self.path} does not exist.")
+        capture = self._open()
+        self.frame_count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        """Number of frames: as the file says, or counted where it does not say."""
+        if self.frame_count <= 0:
+            self.frame_count = 0
+            while capture.grab():
+                self.frame_count += 1
+        capture.release()
+        if self.frame_count == 0:
+            raise ConsisIDError(f"The video {self.path} holds no frames. Save or download it again.")
+
+    def _open(self):
+        import cv2
+
+        # Only FFmpeg: other readers take portrait_2.png for the second picture of a series.
+        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
+        if not capture.isOpened():
+            raise ConsisIDError(
+                f"The video {self.path} cannot be read: it is damaged, incomplete, or of a kind that OpenCV does not "
+                "know. Convert it to .mp4 (H.264)."
+            )
+        return capture
+
+    def frames(self, positions=None):
+        """Yields (position, uint8 [H, W, 3] RGB): every frame in order, or those at the positions that can be read.
+
+        Raises ConsisIDError if not one of them can be.
+        """
+        import cv2
+
+        capture = self._open()
+        read = 0
+        try:
+            for position in range(self.frame_count) if positions is None else positions:
+                if positions is not None:
+                    capture.set(cv2.CAP_PROP_POS_FRAMES, position)
+                is_read, frame = capture.read()
+                if is_read:
+                    read += 1
+                    yield int(position), cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                elif positions is None:
+                    log.warning("%s should have %d frames; %d can be read.", self.path, self.frame_count, read)
+                    break
+        finally:
+            capture.release()
+        if read == 0:
+            raise ConsisIDError(f"No frame of the video {self.path} can be read. Save or download it again.")
+
+
+class FrameBatch:
+    """Frames that are in memory: ComfyUI's IMAGE, [N, H, W, C] float 0..1."""
+
+    def __init__(self, images, name="video"):
+        """name: what to call the pictures in errors. Raises ConsisIDError if there are none."""
+        if len(images) == 0:
+            raise ConsisIDError(f"{name} is an empty batch: no picture arrived from the node before.")
+        self.images, self.name = images, name
+        self.frame_count = len(images)
+
+    def frames(self, positions=None):
+        """As `VideoFile.frames`. Raises ConsisIDError naming a frame that is no picture (`to_photo`)."""
+        for position in range(self.frame_count) if positions is None else positions:
+            try:
+                frame = to_photo(self.images[position])
+            except ConsisIDError as error:
+                raise ConsisIDError(f"Picture {position} of {self.name}: {error}") from None
+            yield int(position), frame
+
+
+def read_picture(path, upright):
+    """A reference photo from a file: uint8 [H, W, 3] RGB.
+
+    upright: turn it as its EXIF data say, as every viewer does. The paper's code does not. Transparency is dropped
+    there and laid on white here. Raises ConsisIDError naming the file if it is missing or no picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as picture:
+            if not upright:
+                return np.array(picture.convert("RGB"))
+            picture = ImageOps.exif_transpose(picture)
+            channels = "RGBA" if picture.has_transparency_data else "RGB"
+            return to_photo(np.asarray(picture.convert(channels), np.float32) / 255)
+    except FileNotFoundError:
+        raise ConsisIDError(f"The picture {path} does not exist.") from None
+    except ConsisIDError as error:
+        raise ConsisIDError(f"The picture {path}: {error}") from None
+    # Damaged files make Pillow raise OSError, SyntaxError, ValueError and more.
+    except Exception as error:
+        raise ConsisIDError(
+            f"The picture {path} cannot be read ({type(error).__name__}). Save it as .png or .jpg."
+        ) from None
