@@ -3,14 +3,15 @@
 from comfy_api.latest import ComfyExtension
 
 from .consisid_core.comfyui import notices
-from .nodes import face, identity, identity_files, loaders, lora, sampling, sockets
+from .nodes import evaluation, face, identity, identity_files, loaders, lora, sampling, sockets
 
 WEB_DIRECTORY = "./nodes/web"
 
 
 class ConsisIDExtension(ComfyExtension):
     async def get_node_list(self):
-        return [*loaders.NODES, *lora.NODES, *face.NODES, *identity.NODES, *identity_files.NODES, *sampling.NODES]
+        files = (loaders, lora, face, identity, identity_files, sampling, evaluation)
+        return [node for file in files for node in file.NODES]
 
 
 async def comfy_entrypoint():

@@ -8,11 +8,13 @@ from comfy_api.latest import io
 
 from ..consisid_core.checkpoint import list_checkpoints
 from ..consisid_core.errors import ConsisIDError
+from ..consisid_core.evaluation.models import PAPER_PACK
 
 ConsisIDFaceModels = io.Custom("CONSISID_FACE_MODELS")
 ConsisIDFace = io.Custom("CONSISID_FACE")
 ConsisIDGlobalID = io.Custom("CONSISID_GLOBAL_ID")
 ConsisIDLocalID = io.Custom("CONSISID_LOCAL_ID")
+ConsisIDEvaluationModels = io.Custom("CONSISID_EVALUATION_MODELS")
 
 _WEIGHT_FILES = (".pt", ".pth", ".bin", ".safetensors", ".sft", ".gguf")
 
@@ -41,8 +43,13 @@ def checkpoint_names(folder, hint):
 
 def face_net_names(hint):
     """Weight files in models/consisid, those whose name contains the hint first."""
-    names = [name for name in _consisid_names("") if name.lower().endswith(_WEIGHT_FILES)]
+    names = weight_file_names("")
     return sorted(names, key=lambda name: (hint not in name.lower(), name))
+
+
+def weight_file_names(hint):
+    """Weight files in models/consisid whose name contains the hint."""
+    return [name for name in _consisid_names(hint) if name.lower().endswith(_WEIGHT_FILES)]
 
 
 def _checkpoint_names(*folders):
@@ -60,6 +67,17 @@ def face_pack_names():
     """Folders under `models` of every insightface folder."""
     roots = [os.path.join(root, "models") for root in folder_paths.get_folder_paths("insightface")]
     return sorted({entry.name for root in roots if os.path.isdir(root) for entry in os.scandir(root) if entry.is_dir()})
+
+
+def evaluation_pack_names():
+    """As `face_pack_names`, the pack that the paper measures by first."""
+    return sorted(face_pack_names(), key=lambda name: (name != PAPER_PACK, name))
+
+
+def clip_folder_names():
+    """Folders in models/consisid that hold a CLIP as transformers keeps it."""
+    files = [Path(name) for name in folder_paths.get_filename_list("consisid")]
+    return sorted(file.parent.as_posix() for file in files if file.name == "preprocessor_config.json")
 
 
 def checkpoint_path(folder, name):

@@ -44,6 +44,12 @@ NODES = {
     "ConsisIDSaveIdentity",
     "ConsisIDLoadIdentity",
     "ConsisIDBlendLocalID",
+    "ConsisIDEvaluationModelsLoader",
+    "ConsisIDIdentityScore",
+    "ConsisIDTextScore",
+    "ConsisIDFrequencySpectrum",
+    "ConsisIDCompareVideos",
+    "ConsisIDIdentityEffect",
 }
 # Set for the second half of the program, which runs with the environment's Python.
 COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"

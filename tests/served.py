@@ -23,13 +23,16 @@ def link_released_names(models_dir, folder):
         ("text_encoders", "ConsisID-preview/text_encoder", "text_encoder"),
         ("vae", "ConsisID-preview/vae/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
         ("consisid", "ConsisID-preview/face_encoder", ""),
+        ("consisid", "clip-vit-base-patch32", "clip-vit-base-patch32"),
         ("insightface/models", "antelopev2", ""),
+        ("insightface/models", "buffalo_l", ""),
     ):
         tiny_set = models_dir / kind / "consisid_demo"
         for link, target in ((released, tiny_set / tiny), ("consisid_demo", tiny_set)):
             path = folder / kind / link
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(target, target_is_directory=target.is_dir())
+            if not path.is_symlink():
+                path.symlink_to(target, target_is_directory=target.is_dir())
 
 
 class Run:

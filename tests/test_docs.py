@@ -24,6 +24,12 @@ NODE_IDS = [
     "ConsisIDSaveIdentity",
     "ConsisIDLoadIdentity",
     "ConsisIDBlendLocalID",
+    "ConsisIDEvaluationModelsLoader",
+    "ConsisIDIdentityScore",
+    "ConsisIDTextScore",
+    "ConsisIDFrequencySpectrum",
+    "ConsisIDCompareVideos",
+    "ConsisIDIdentityEffect",
 ]
 # Where the files that a loader's widgets name lie, below ComfyUI's models folder.
 FOLDERS = {
@@ -34,6 +40,9 @@ FOLDERS = {
     "insightface_pack": "insightface/models",
     "face_parsing": "consisid",
     "eva_clip": "consisid",
+    "curricular_face": "consisid",
+    "inception": "consisid",
+    "clip": "consisid",
     "identity": "consisid/identities",
 }
 FILE_KINDS = ["file", "folder", "file or folder of shards"]
@@ -107,15 +116,16 @@ def documented(socket):
     """What a help page may say of an input's type, range or options, and default."""
     kind, default = socket.get_io_type(), getattr(socket, "default", None)
     if kind == "COMBO":
-        if default is None:  # A list of files: the page names their folder.
-            return [f"COMBO, {what} in `models/{FOLDERS[socket.id]}`" for what in FILE_KINDS]
+        if socket.id in FOLDERS:  # A list of files: the page names their folder.
+            end = "" if default is None else f"; default `{default}`"
+            return [f"COMBO, {what} in `models/{FOLDERS[socket.id]}`{end}" for what in FILE_KINDS]
         return [f"COMBO, {', '.join(f'`{option}`' for option in socket.options)}; default `{default}`"]
     if kind == "BOOLEAN":
         return [f"BOOLEAN; default `{json.dumps(default)}`"]
     if kind in ("INT", "FLOAT"):
         step = f", step {socket.step}" if socket.step is not None else ""
         return [f"{kind}, {socket.min}–{socket.max}{step}; default `{default}`"]
-    return [f"{kind}, {'optional' if socket.optional else 'required'}"]
+    return [f"{kind.replace(',', ' or ')}, {'optional' if socket.optional else 'required'}"]
 
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
@@ -168,7 +178,7 @@ def loader_files(workflow, node_classes):
         if node["type"] in node_classes and node["type"].endswith("Loader"):
             names = [i.id for i in node_classes[node["type"]].define_schema().inputs]
             for name, value in zip(names, node["widgets_values"], strict=True):
-                if name in FOLDERS:
+                if name in FOLDERS and value != "none":
                     yield FOLDERS[name], value
 
 
@@ -177,7 +187,7 @@ def test_readme_says_where_the_files_of_a_workflow_come_from(workflow, node_clas
     assert workflow.stem in README
     places = {re.sub("`", "", row[1]) for row in table(section(README, "Weight files"))}
     files = list(loader_files(workflow, node_classes))
-    assert len(files) in (3, 6)  # Face models alone, or all weights.
+    assert len(files) in (3, 6, 9)  # Face models alone, all weights, or those that measure too.
     for folder, value in files:
         if value.startswith("consisid_demo"):
             assert (models_dir / folder / value).exists() and "consisid_core.tiny MODELS_DIR" in README

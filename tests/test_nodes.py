@@ -102,6 +102,77 @@ SIGNATURES = {
         },
         ["LATENT"],
     ),
+    "ConsisIDEvaluationModelsLoader": (
+        {
+            "insightface_pack": ("COMBO", None),
+            "curricular_face": ("COMBO", "none"),
+            "inception": ("COMBO", "none"),
+            "clip": ("COMBO", "none"),
+            "provider": ("COMBO", "auto"),
+        },
+        ["CONSISID_EVALUATION_MODELS"],
+    ),
+    "ConsisIDIdentityScore": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "video": ("IMAGE", None),
+            "reference": ("CONSISID_FACE,IMAGE", None),
+            "protocol": ("COMBO", "strict"),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["FLOAT", "STRING", "IMAGE"],
+    ),
+    "ConsisIDTextScore": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "video": ("IMAGE", None),
+            "prompt": ("STRING", None),
+            "protocol": ("COMBO", "strict"),
+        },
+        ["FLOAT", "STRING"],
+    ),
+    "ConsisIDFrequencySpectrum": (
+        {
+            "images": ("IMAGE", None),
+            "reference": ("IMAGE", None),
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["IMAGE", "IMAGE"],
+    ),
+    "ConsisIDCompareVideos": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "reference": ("CONSISID_FACE,IMAGE", None),
+            "video_1": ("IMAGE", None),
+            "video_2": ("IMAGE", None),
+            "video_3": ("IMAGE", None),
+            "video_4": ("IMAGE", None),
+            "video_5": ("IMAGE", None),
+            "video_6": ("IMAGE", None),
+            "names": ("STRING", ""),
+            "prompt": ("STRING", ""),
+            "protocol": ("COMBO", "strict"),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["IMAGE", "STRING"],
+    ),
+    "ConsisIDIdentityEffect": (
+        {
+            "model": ("MODEL", None),
+            "positive": ("CONDITIONING", None),
+            "negative": ("CONDITIONING", None),
+            "latent_image": ("LATENT", None),
+            "seed": ("INT", 0),
+            "steps": ("INT", 50),
+            "cfg": ("FLOAT", 6.0),
+            "sampler": ("COMBO", "dpm"),
+            "guidance": ("COMBO", "constant"),
+            "denoise": ("FLOAT", 1.0),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["LATENT", "IMAGE"],
+    ),
 }
 
 
@@ -198,7 +269,7 @@ before = set(sys.modules)
 start = time.perf_counter()
 load_pack()
 seconds = time.perf_counter() - start
-heavy = {"diffusers", "timm", "insightface", "onnxruntime", "onnx", "cv2", "skimage", "pandas", "sklearn"}
+heavy = {"diffusers", "timm", "insightface", "onnxruntime", "onnx", "cv2", "skimage", "pandas", "sklearn", "matplotlib"}
 print(seconds, *sorted(heavy & (set(sys.modules) - before)))
 """)
     seconds, *heavy = output.split()

@@ -86,7 +86,10 @@ def test_links_agree_on_both_ends(name):
                 at_inputs[socket["link"]] = (node["id"], slot, socket["type"])
     links = {i: ((a, out, kind), (b, into, kind)) for i, a, out, b, into, kind in workflow["links"]}
     assert len(links) == len(workflow["links"])
-    assert links == {i: (at_outputs[i], at_inputs[i]) for i in at_outputs | at_inputs}
+    assert links.keys() == at_outputs.keys() == at_inputs.keys()
+    for i, (source, (target, into, kind)) in links.items():
+        assert source == at_outputs[i] and (target, into) == at_inputs[i][:2]
+        assert kind in at_inputs[i][2].split(",") or at_inputs[i][2] == "*"
     for (source, *_), (target, *_) in links.values():
         assert nodes[source]["order"] < nodes[target]["order"]
         assert nodes[source]["pos"][0] <= nodes[target]["pos"][0], "the graph reads from left to right"
