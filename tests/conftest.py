@@ -59,6 +59,19 @@ def models_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def pack(models_dir):
+    """The stand-in insightface pack."""
+    return models_dir / "insightface/models/consisid_demo"
+
+
+@pytest.fixture(scope="session")
+def detector(pack):
+    from consisid_pack.consisid_core.face.analysis import FaceDetector
+
+    return FaceDetector(pack, ["CPUExecutionProvider"])
+
+
+@pytest.fixture(scope="session")
 def node_classes(models_dir):
     """Node id -> class, through the entry point that ComfyUI calls."""
 

@@ -26,8 +26,8 @@ from consisid_pack.consisid_core.evaluation.__main__ import main
 from consisid_pack.consisid_core.evaluation.curricularface import CurricularFace
 from consisid_pack.consisid_core.evaluation.manifest import Row, read_manifest
 from consisid_pack.consisid_core.evaluation.paper_tables import PAPER_TABLES, WARNING
+from pictures import package_file
 from PIL import Image
-from test_face_hard_cases import package_file
 from torchvision.models import Inception3
 from weights_command import environment
 

@@ -18,8 +18,8 @@ from consisid_pack.consisid_core.evaluation.clip_score import ClipScorer
 from consisid_pack.consisid_core.evaluation.plots import THEMES
 from consisid_pack.consisid_core.face.analysis import FaceDetector
 from consisid_pack.consisid_core.types import GlobalID, LocalID
+from pictures import frames, package_file
 from test_evaluation_nets import random_inception
-from test_face_hard_cases import frames, package_file
 from test_nodes import run_python
 
 DEMO = "consisid_demo"

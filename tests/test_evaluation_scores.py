@@ -29,13 +29,13 @@ from consisid_pack.consisid_core.evaluation.models import EvaluationModels, load
 from consisid_pack.consisid_core.evaluation.scores import VideoScorer, VideoScores, report_lines
 from consisid_pack.consisid_core.evaluation.spectrum import picture_spectrum
 from consisid_pack.consisid_core.evaluation.video import FrameBatch, VideoFile, read_picture
-from consisid_pack.consisid_core.face.analysis import FaceDetector, recogniser_crop
+from consisid_pack.consisid_core.face.analysis import recogniser_crop
 from consisid_pack.consisid_core.tiny import randomize
 from consisid_pack.consisid_core.weights.source import read_tensors
+from pictures import blur, crop, frames, jpeg, package_file, read, resize, rotate, tight
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_evaluation_nets import random_inception
-from test_face_hard_cases import blur, crop, frames, jpeg, package_file, read, resize, rotate, tight
 from torchvision.models import Inception3
 from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
@@ -112,11 +112,6 @@ def still():
 
 
 @pytest.fixture(scope="module")
-def pack(models_dir):
-    return models_dir / "insightface/models" / DEMO
-
-
-@pytest.fixture(scope="module")
 def inception_files(astronaut, man, tmp_path_factory):
     """{protocol: file} of random weights that tell faces apart."""
     pictures = [astronaut[:224, 112:336], man[0][:224, 200:424], man[6][100:324, 200:424]]
@@ -131,8 +126,8 @@ def inception_files(astronaut, man, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def detector(pack):
-    return OneLook(FaceDetector(pack, ["CPUExecutionProvider"]))
+def detector(detector):
+    return OneLook(detector)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ import torch
 from consisid_pack.consisid_core import demo_face_pack
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face import align, analysis, keypoints
+from pictures import package_file, read, similarity
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,33 +37,8 @@ POKER = {
 }
 
 
-def package_file(package, path):
-    """A file that an installed package carries; the package is not imported."""
-    return Path(find_spec(package).submodule_search_locations[0]) / path
-
-
-def read(package, path):
-    return np.array(Image.open(package_file(package, path)).convert("RGB"))
-
-
 def enlarge(photo, factor):
     return cv2.resize(photo, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-
-
-def similarity(a, b):
-    return float(a.embedding @ b.embedding / np.linalg.norm(a.embedding) / np.linalg.norm(b.embedding))
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "demo"
-    demo_face_pack.write_demo_face_pack(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def detector(pack):
-    return analysis.FaceDetector(pack, CPU)
 
 
 @pytest.fixture(scope="module")

