@@ -202,7 +202,7 @@ def effect_plot(effect, theme):
     bar = figure.colorbar(drawn, ax=[panels["global"], panels["local"]])
     bar.set_label("log10 amplitude", color=theme.text)
     bar.ax.tick_params(colors=theme.text)
-    style(panels["share"], theme, "How fine the effect is", "step", "share of amplitude above half of the frequencies")
+    style(panels["share"], theme, "How fine the effect is", "step", "share of the upper half of frequencies")
     style(panels["size"], theme, "How large the effect is", "step", "amplitude beside the prediction's")
     upper = effect.frequency > effect.frequency[-1] / 2
     with np.errstate(invalid="ignore"):
