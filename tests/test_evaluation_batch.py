@@ -21,11 +21,12 @@ import torch
 from consisid_pack.consisid_core.checkpoint import DEMO_MARKER
 from consisid_pack.consisid_core.demo_face_pack import write_demo_face_pack
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.consisid_core.evaluation import fid, report
+from consisid_pack.consisid_core.evaluation import fid
 from consisid_pack.consisid_core.evaluation.__main__ import main
 from consisid_pack.consisid_core.evaluation.curricularface import CurricularFace
 from consisid_pack.consisid_core.evaluation.manifest import Row, read_manifest
 from consisid_pack.consisid_core.evaluation.paper_tables import PAPER_TABLES, WARNING
+from consisid_pack.consisid_core.evaluation.summary import summarise
 from pictures import package_file
 from PIL import Image
 from torchvision.models import Inception3
@@ -607,7 +608,7 @@ def test_folder_that_cannot_be_written(run_dir, comfyui, capsys):
 
 def test_summary_of_one_video_has_no_error_of_the_mean():
     result = {"system": "one", "frames": 2, "frames_without_face": 1, "face_sim_arc": 0.25, "face_sim_cur": None}
-    (summary,) = report.summarise([{**result, "clip_score": 20.0}], "strict", None)
+    (summary,) = summarise([{**result, "clip_score": 20.0}], "strict", None)
     assert (summary.scores["face_sim_arc"].mean, summary.scores["face_sim_arc"].standard_error) == (0.25, None)
     assert summary.scores["face_sim_cur"] is None
     assert (summary.faceless, summary.missing) == (0.5, 0)

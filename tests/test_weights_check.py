@@ -41,7 +41,7 @@ def test_a_complete_set_is_ok(models):
     assert said["transformer"] == "ok, 6.3 MB: 299 parameters, F32 in 2 files, random demo weights"
     assert said["vae"].startswith("ok, 9.0 MB: 240 parameters, F32")
     assert said["text_encoder"].startswith("ok, 4.3 MB: 21 parameters, F16 in 2 files")
-    assert said["face_recogniser"].startswith("ok, 10.9 MB")
+    assert said["face_recogniser"].startswith("ok, 39.0 MB")
 
 
 def test_missing_parts_are_named(tmp_path):
