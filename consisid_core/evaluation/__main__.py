@@ -13,7 +13,7 @@ from .manifest import read_manifest
 from .models import PAPER_PACK, load_models
 
 _CURRICULAR_FACE = "ConsisID-preview/face_encoder/glint360k_curricular_face_r101_backbone.bin"
-_CLIP = ("ConsisID-preview/data_process/clip-vit-base-patch32", "clip-vit-base-patch32")
+_CLIP = ("clip-vit-base-patch32", "ConsisID-preview/data_process/clip-vit-base-patch32")
 _INCEPTION = {"paper": "inception_v3_google-0cc3c7bd.pth", "strict": "weights-inception-2015-12-05-6726825d.pth"}
 
 
