@@ -159,7 +159,8 @@ def about(path, remedy):
         reason = f"is incomplete: parameter {error.args[0]} is missing"
     # Sizes read off foreign shapes fit no net, in more ways than can be named.
     except Exception as error:
-        if "memory" in str(error):  # ComfyUI makes room and says what to do about that.
+        # ComfyUI makes room and says what to do about that.
+        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
             raise
         logging.getLogger("consisid").debug("%s does not fit", path, exc_info=True)
         reason = f"does not fit: its parameters have unexpected shapes ({in_short(error)})"

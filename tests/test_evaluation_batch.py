@@ -18,8 +18,6 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from consisid_pack.consisid_core.checkpoint import DEMO_MARKER
-from consisid_pack.consisid_core.demo_face_pack import write_demo_face_pack
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation import fid
 from consisid_pack.consisid_core.evaluation.__main__ import main
@@ -85,9 +83,9 @@ def read_csv(folder, protocol="strict"):
 
 
 @pytest.fixture(scope="module")
-def comfyui(tmp_path_factory):
+def comfyui(pack, tmp_path_factory):
     root = tmp_path_factory.mktemp("ComfyUI")
-    write_demo_face_pack(root / "models/insightface/models/demo")
+    shutil.copytree(pack, root / "models/insightface/models/demo")
     return root
 
 
@@ -284,40 +282,8 @@ def test_damaged_line_costs_its_video_only(scored, comfyui, tmp_path, caplog):
 # ---- all nets ------------------------------------------------------------------------------------------------------
 
 
-def byte_letters():
-    """The 256 letters by which CLIP's tokenizer writes bytes."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = (byte for byte in range(256) if byte not in plain)
-    return [*map(chr, plain), *(chr(256 + number) for number, _ in enumerate(rest))]
-
-
-def write_tiny_clip(folder):
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-
-    folder.mkdir()
-    ends = ["<|startoftext|>", "<|endoftext|>"]
-    letters = byte_letters()
-    vocabulary = {text: i for i, text in enumerate([*letters, *(f"{letter}</w>" for letter in letters), *ends])}
-    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    names = dict(zip(("bos_token", "eos_token"), ends, strict=True)) | {"pad_token": ends[1], "unk_token": ends[1]}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, **names}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {"bos_token_id": len(vocabulary) - 2, "eos_token_id": len(vocabulary) - 1, "pad_token_id": 0}
-    config = CLIPConfig(
-        text_config={**size, "vocab_size": len(vocabulary), "max_position_embeddings": 77, **ids},
-        vision_config={**size, "image_size": 32, "patch_size": 8},
-        projection_dim=16,
-        **{DEMO_MARKER: "tiny"},
-    )
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-
-
 @pytest.fixture(scope="module")
-def full_comfyui(comfyui, tmp_path_factory):
+def full_comfyui(comfyui, models_dir, tmp_path_factory):
     """With random weights for everything that scores, where the command looks for them."""
     root = shutil.copytree(comfyui, tmp_path_factory.mktemp("full") / "ComfyUI")
     folder = root / "models/consisid"
@@ -337,7 +303,8 @@ def full_comfyui(comfyui, tmp_path_factory):
     tiny = CurricularFace(((4, 1), (8, 1), (16, 2), (24, 1)))
     (folder / RECOGNISER).parent.mkdir(parents=True)
     torch.save(tiny.state_dict(), folder / RECOGNISER)
-    write_tiny_clip(folder / "clip-vit-base-patch32")
+    clip = "clip-vit-base-patch32"
+    shutil.copytree(models_dir / "consisid/consisid_demo" / clip, folder / clip)
     return root
 
 
