@@ -20,3 +20,9 @@ def optional_library(purpose):
             f"{purpose} needs a Python package that does not import here ({error}). Install the pack's requirements "
             "into ComfyUI's Python: pip install -r custom_nodes/<this pack>/requirements.txt, then restart ComfyUI."
         ) from None
+
+
+def in_short(error):
+    """The first sentence of a library's error, without the advice that follows."""
+    text = str(error).strip().split("\n")[0].split(". ")[0]
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__

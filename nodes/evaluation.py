@@ -14,7 +14,7 @@ from ..consisid_core.evaluation.face_similarity import PROTOCOLS
 from ..consisid_core.evaluation.plots import THEMES
 from ..consisid_core.face.analysis import PROVIDER_CHOICES
 from .node import ConsisIDNode, schema
-from .sampling import ConsisIDSampler
+from .sampler import ConsisIDSampler
 from .sockets import (
     ConsisIDEvaluationModels,
     ConsisIDFace,

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..consisid_core.comfyui.identity import FITS, condition, extract_global_id, extract_local_id
+from ..consisid_core.comfyui.extractors import FITS, condition, extract_global_id, extract_local_id
 from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 

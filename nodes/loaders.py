@@ -3,8 +3,8 @@
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.face_models import load_face_models
-from ..consisid_core.comfyui.model import WEIGHT_DTYPES, load_transformer
 from ..consisid_core.comfyui.text_encoder import load_text_encoder
+from ..consisid_core.comfyui.transformer import WEIGHT_DTYPES, load_transformer
 from ..consisid_core.comfyui.vae import load_vae
 from ..consisid_core.face.analysis import PROVIDER_CHOICES
 from .node import ConsisIDNode, schema

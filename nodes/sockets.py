@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..consisid_core.checkpoint import list_checkpoints
+from ..consisid_core.checkpoint.files import list_checkpoints
 from ..consisid_core.errors import ConsisIDError
 from ..consisid_core.evaluation.models import PAPER_PACK
 

@@ -152,7 +152,7 @@ def run(options: argparse.Namespace, comfyui: Path) -> None:
     if options.weights == "tiny":
         graph, arguments = read_graph("consisid_demo"), []
         say("Writing tiny random weights")
-        if not environment.run_logged([sys.executable, "-m", "consisid_core.tiny", BASE / "models"], cwd=ROOT):
+        if not environment.run_logged([sys.executable, "-m", "consisid_core.dev.tiny", BASE / "models"], cwd=ROOT):
             raise UserError(f"The tiny weights could not be written:\n{environment.tail(environment.LOG)}")
     else:
         import released

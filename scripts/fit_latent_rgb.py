@@ -4,7 +4,7 @@
 
 Least squares with a bias from latents, scaled as the model samples them, to the mean colour in -1..1 of the 8x8 pixels
 that each stands for. The error is that for pictures held out: each is predicted by a fit to all the others. Prints
-lines for ConsisIDLatentFormat in consisid_core/comfyui/model.py. Without pictures it takes scikit-image's.
+lines for ConsisIDLatentFormat in consisid_core/comfyui/transformer.py. Without pictures it takes scikit-image's.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from consisid_core.checkpoint import check_names
+from consisid_core.checkpoint.fit import check_names
+from consisid_core.checkpoint.net_config import infer_vae_config
 from consisid_core.errors import ConsisIDError
 from consisid_core.model.vae import CogVideoXVAE
-from consisid_core.net_config import infer_vae_config
 
 SCALE_FACTOR = 0.7  # Of ConsisIDLatentFormat.
 CELL = 8

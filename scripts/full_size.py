@@ -2,8 +2,8 @@
 
     python scripts/full_size.py FOLDER
 
-12.4 GB in bf16, for what only the real size can show: memory, speed, ComfyUI's offloading. tests/test_full_size.py and
-people without the released weights use it. Videos made with it are noise.
+12.4 GB in bf16, for what only the real size can show: memory, speed, ComfyUI's offloading.
+tests/dev/test_full_size.py and people without the released weights use it. Videos made with it are noise.
 """
 
 import argparse
@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from consisid_core.checkpoint import DEMO_MARKER  # noqa: E402
+from consisid_core.checkpoint.files import DEMO_MARKER  # noqa: E402
+from consisid_core.checkpoint.net_config import diffusers_config  # noqa: E402
+from consisid_core.dev.tiny import DEMO_NOTE, randomize  # noqa: E402
 from consisid_core.model.config import TransformerConfig  # noqa: E402
 from consisid_core.model.transformer import ConsisIDTransformer  # noqa: E402
-from consisid_core.net_config import diffusers_config  # noqa: E402
-from consisid_core.tiny import DEMO_NOTE, randomize  # noqa: E402
 
 SHARD_BYTES = 5_000_000_000
 

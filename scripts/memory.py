@@ -16,9 +16,9 @@ from diffusers import AutoencoderKLCogVideoX
 from transformers import T5Config, T5EncoderModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from consisid_core.dev.memory_count import forward_peak, vae_peak
 from consisid_core.face.eva_clip import EvaClipVisual
 from consisid_core.face.parsing import BiSeNet
-from consisid_core.memory_count import forward_peak, vae_peak
 from consisid_core.model.config import TransformerConfig
 from consisid_core.model.transformer import ConsisIDTransformer
 from consisid_core.model.vae import CogVideoXVAE

@@ -46,7 +46,7 @@ _load_pack()
 def models_dir(tmp_path_factory):
     """A ComfyUI models folder with the tiny set, registered with ComfyUI."""
     import folder_paths
-    from consisid_pack.consisid_core.tiny import write_tiny_models
+    from consisid_pack.consisid_core.dev.tiny import write_tiny_models
     from consisid_pack.nodes.sockets import register_model_folders
 
     folder = tmp_path_factory.mktemp("models")
@@ -94,3 +94,14 @@ def run_node(node_classes):
             return node.execute(**{**defaults, **inputs}).args
 
     return run
+
+
+@pytest.fixture
+def inputs():
+    """Latents, image latents, text and identity tokens for the tiny transformer."""
+    generator = torch.Generator().manual_seed(0)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    return randn(1, 16, 5, 20, 30), randn(1, 16, 5, 20, 30), randn(1, 226, 64), randn(1, 32, 64)

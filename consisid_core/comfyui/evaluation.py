@@ -12,9 +12,9 @@ import torch
 
 from ..errors import ConsisIDError
 from ..evaluation import plots
-from ..evaluation.clip_score import text_positions
 from ..evaluation.face_similarity import CROP_SIZE
 from ..evaluation.models import EvaluationModels, load_nets
+from ..evaluation.nets.clip_score import text_positions
 from ..evaluation.scores import VideoScorer, VideoScores, report_lines
 from ..evaluation.spectrum import SpectrumAccumulator, spectrum_picture
 from ..evaluation.video import FrameBatch

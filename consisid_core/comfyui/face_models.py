@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from comfy.patcher_extension import CallbacksMP
 
-from ..checkpoint import about
+from ..checkpoint.fit import about
 from ..errors import ConsisIDError, optional_library
 from ..face.align import FACE_SIZE
 from ..face.analysis import (
@@ -24,8 +24,8 @@ from ..face.analysis import (
     select_face,
     to_photo,
 )
-from ..face.photos import SAME_PERSON, disagreeing_photos
 from ..face.quality import quality_hints
+from ..face.same_person import SAME_PERSON, disagreeing_photos
 from ..types import Face
 from .files import log_demo_weights, read_state_dict
 

@@ -9,8 +9,8 @@ import comfy.model_management
 import comfy.utils
 import torch
 
-from ..checkpoint import DEMO_MARKER, checkpoint_files, in_short, parse_json
-from ..errors import ConsisIDError
+from ..checkpoint.files import DEMO_MARKER, checkpoint_files, parse_json
+from ..errors import ConsisIDError, in_short
 
 
 def read_state_dict(path):

@@ -9,8 +9,8 @@ from comfy.samplers import calc_cond_batch
 
 from ..errors import ConsisIDError
 from ..evaluation.spectrum import SpectrumAccumulator, ring_frequencies
-from .model import require_consisid
-from .sampling import sample
+from .sampler import sample
+from .transformer import require_consisid
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ import comfy.lora
 import safetensors
 import torch
 
-from ..checkpoint import about, describe_weights, parse_json
+from ..checkpoint.files import parse_json
+from ..checkpoint.fit import about, describe_weights
 from ..errors import ConsisIDError
 from .files import read_state_dict
-from .model import require_consisid
+from .transformer import require_consisid
 
 REMEDY = "Choose a LoRA made for ConsisID or CogVideoX-5B"
 

@@ -10,8 +10,8 @@ import comfy.text_encoders.t5
 import comfy.utils
 import folder_paths
 
-from ..checkpoint import about, check_names
-from ..net_config import infer_t5_config, t5_shapes
+from ..checkpoint.fit import about, check_names
+from ..checkpoint.net_config import infer_t5_config, t5_shapes
 from . import compat
 from .files import read_state_dict
 from .notices import notices

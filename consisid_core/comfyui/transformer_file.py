@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import SAVED_CONFIG, about, check_names, parse_json, transformer_prefix
+from ..checkpoint.files import SAVED_CONFIG, parse_json
+from ..checkpoint.fit import about, check_names, transformer_prefix
+from ..checkpoint.net_config import diffusers_config, infer_transformer_config
 from ..errors import ConsisIDError
 from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
-from ..net_config import diffusers_config, infer_transformer_config
 from .files import json_tensor, read_state_dict
 from .quantization import SCALES, take_quantization
 

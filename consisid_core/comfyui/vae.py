@@ -6,9 +6,9 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..checkpoint import about, check_names
+from ..checkpoint.fit import about, check_names
+from ..checkpoint.net_config import infer_vae_config
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE
-from ..net_config import infer_vae_config
 from .files import read_state_dict
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"

@@ -7,10 +7,11 @@ from pathlib import Path
 from ..errors import ConsisIDError
 from ..face.analysis import PROVIDER_CHOICES, resolve_providers
 from ..weights.layout import ModelFolders
-from . import batch, report
+from . import batch
 from .face_similarity import PROTOCOLS
 from .manifest import read_manifest
 from .models import PAPER_PACK, load_models
+from .report.write import write_report
 
 _CURRICULAR_FACE = "ConsisID-preview/face_encoder/glint360k_curricular_face_r101_backbone.bin"
 _CLIP = ("clip-vit-base-patch32", "ConsisID-preview/data_process/clip-vit-base-patch32")
@@ -112,7 +113,7 @@ def _run(options):
         "stand_ins": list(models.stand_ins),
     }
     results = batch.score_rows(options.run_dir, rows, models, nets, options.protocol)
-    page = report.write_report(options.run_dir, results, nets, options.protocol)
+    page = write_report(options.run_dir, results, nets, options.protocol)
     failed = sum("error" in result for result in results)
     print(f"{len(results) - failed} of {len(results)} videos have their scores. Report: {page}")
     return 1 if failed else 0

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint import in_short
-from ..errors import ConsisIDError
+from ..errors import ConsisIDError, in_short
 from .scores import VideoScorer
 from .video import VideoFile, read_picture
 

@@ -14,7 +14,7 @@ import torch
 
 from ..errors import ConsisIDError
 from ..face.analysis import DETECTOR_SIZE, recogniser_crop
-from . import curricularface, fid
+from .nets import curricularface, fid
 
 PROTOCOLS = ("strict", "paper")
 

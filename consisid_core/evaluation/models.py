@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import about
+from ..checkpoint.fit import about
 from ..face.analysis import FaceDetector
 from ..weights.source import read_tensors
-from .clip_score import ClipScorer
-from .curricularface import CurricularFace
-from .fid import Inception
+from .nets.clip_score import ClipScorer
+from .nets.curricularface import CurricularFace
+from .nets.fid import Inception
 
 PAPER_PACK = "buffalo_l"
 """insightface's default pack, by whose recogniser the paper's FaceSim-Arc is measured."""

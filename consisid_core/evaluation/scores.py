@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .clip_score import TextSimilarity, text_positions
 from .face_similarity import FaceScorer, FaceSimilarity, frame_positions
-from .fid import RELIABLE_SAMPLES
 from .models import PAPER_PACK
+from .nets.clip_score import TextSimilarity, text_positions
+from .nets.fid import RELIABLE_SAMPLES
 
 _FACE_RULES = {
     "strict": "every frame, the face that matches best, a frame without a face counts 0",

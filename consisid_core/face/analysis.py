@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..demo_face_pack import DEMO_WEIGHTS_KEY
+from ..dev.demo_face_pack import DEMO_WEIGHTS_KEY
 from ..errors import ConsisIDError
 from .align import estimate_alignment, warp_face
 from .keypoints import map_points

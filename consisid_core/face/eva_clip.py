@@ -10,7 +10,7 @@ from timm.layers import RotaryEmbeddingCat
 from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import nn
 
-from ..checkpoint import check_names, describe_weights
+from ..checkpoint.fit import check_names, describe_weights
 from ..errors import ConsisIDError
 
 HIDDEN_BLOCKS = (4, 8, 12, 16, 20)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint import check_names, describe_weights
+from ..checkpoint.fit import check_names, describe_weights
 from ..errors import ConsisIDError
 
 WHITENED_LABELS = (0, 16, 18, 7, 8, 9, 14, 15)

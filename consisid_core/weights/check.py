@@ -1,6 +1,6 @@
 """Verifying the parts that a ComfyUI has."""
 
-from ..checkpoint import checkpoint_files
+from ..checkpoint.files import checkpoint_files
 from ..errors import ConsisIDError
 from .download import plan
 from .hub import is_same

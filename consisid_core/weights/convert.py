@@ -7,9 +7,9 @@ import shutil
 import struct
 from pathlib import Path
 
-from ..checkpoint import about
+from ..checkpoint.fit import about
+from ..checkpoint.net_config import diffusers_config
 from ..errors import ConsisIDError
-from ..net_config import diffusers_config
 from .layout import human, is_disk_full
 from .nets import QUANTISED, identify, transformer_tensors
 from .source import ITEM_SIZES, StoredTensor, open_source

@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import checkpoint_files
+from ..checkpoint.files import checkpoint_files
 from ..errors import ConsisIDError
 from .hub import DamagedDownloadError, RemoteFile, UnreachableError, fetch, is_same, list_remote, url_of
 from .layout import REPOSITORY, Part, human, unfinished

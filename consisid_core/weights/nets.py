@@ -1,8 +1,15 @@
 """What a checkpoint must hold to be one of ConsisID's nets: names and shapes, compared on torch's meta device."""
 
-from ..checkpoint import SAVED_CONFIG, about, check_names, parse_json, transformer_prefix
+from ..checkpoint.files import SAVED_CONFIG, parse_json
+from ..checkpoint.fit import about, check_names, transformer_prefix
+from ..checkpoint.net_config import (
+    T5_VOCABULARY,
+    infer_t5_config,
+    infer_transformer_config,
+    infer_vae_config,
+    t5_shapes,
+)
 from ..errors import ConsisIDError, optional_library
-from ..net_config import T5_VOCABULARY, infer_t5_config, infer_transformer_config, infer_vae_config, t5_shapes
 from .source import open_source, read_bytes
 
 QUANTISED = (
@@ -97,7 +104,7 @@ def _check_eva_clip(source):
 
 
 def _check_curricular_face(source):
-    from ..evaluation.curricularface import CurricularFace
+    from ..evaluation.nets.curricularface import CurricularFace
 
     CurricularFace.from_state_dict(source.tensors)
 

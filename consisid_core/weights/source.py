@@ -7,7 +7,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import DEMO_MARKER, checkpoint_files, parse_json
+from ..checkpoint.files import DEMO_MARKER, checkpoint_files, parse_json
 from ..errors import ConsisIDError
 
 ITEM_SIZES = {

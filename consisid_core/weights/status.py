@@ -5,7 +5,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint import checkpoint_files, list_checkpoints
+from ..checkpoint.files import checkpoint_files, list_checkpoints
 from ..errors import ConsisIDError
 from .layout import human, unfinished
 from .nets import identify, is_usable_text_encoder

@@ -1,0 +1,90 @@
+"""Which files form one checkpoint, and its config."""
+
+import json
+import re
+from pathlib import Path
+
+from ..errors import ConsisIDError
+
+DEMO_MARKER = "consisid_demo_weights"
+"""Present in the metadata, or as a key, of every file that holds random demo weights."""
+
+SAVED_CONFIG = "consisid_config"
+"""Under this name a transformer that ComfyUI has saved carries diffusers' config, as bytes."""
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
+
+
+def list_checkpoints(filenames):
+    """Names to offer for choice: every file, but the shards of one checkpoint as the folder that holds them.
+
+    Separators are slashes everywhere, so that workflows travel between systems.
+
+    >>> list_checkpoints(["a.safetensors", "b/m-00001-of-00002.safetensors", "b/m-00002-of-00002.safetensors"])
+    ['a.safetensors', 'b']
+    """
+    names = set()
+    for name in filenames:
+        folder = Path(name).parent
+        # Shards without a folder of their own are offered too: choosing one is an error that says what to do.
+        names.add(folder.as_posix() if folder.name and _SHARD.search(name) else Path(name).as_posix())
+    # Averaged weights stand before the last ones of the same training, as the reference prefers them.
+    return sorted(names, key=lambda name: (name.replace("transformer_ema", "transformer"), "_ema" not in name))
+
+
+def checkpoint_files(path):
+    """The weight files of a checkpoint (a file, or a folder of shards with an index) and diffusers' config, if any.
+
+    Raises ConsisIDError for a single shard, a folder without an index, an unreadable index or config, a missing shard,
+    or one outside the folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if _SHARD.search(path.name):
+            raise ConsisIDError(
+                f"{path} is one of several shards. Put all of them, with their .index.json and config.json, into a "
+                "folder of their own and choose that folder."
+            )
+        config = path.with_name("config.json")
+        is_diffusers = path.stem == "diffusion_pytorch_model" and config.is_file()
+        return [path], _read_json(config) if is_diffusers else {}
+    indexes = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.index.json"))
+    if len(indexes) != 1:
+        raise ConsisIDError(
+            f"{path} holds {len(indexes)} index files (*.index.json); a folder of shards needs exactly one. "
+            "Download the whole folder again."
+        )
+    weight_map = _read_json(indexes[0]).get("weight_map")
+    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
+    if not names or any(Path(name).name != name for name in names):
+        raise ConsisIDError(
+            f"{indexes[0]} is not an index of shards: its weight_map must name the files of this folder that hold the "
+            "weights. Download it again."
+        )
+    missing = [name for name in names if not (path / name).is_file()]
+    if missing:
+        raise ConsisIDError(
+            f"{path} is incomplete: {indexes[0].name} names {len(names)} shards and {len(missing)} are missing "
+            f"({', '.join(missing)}). Download them into this folder."
+        )
+    config = path / "config.json"
+    return [path / name for name in names], _read_json(config) if config.is_file() else {}
+
+
+def _read_json(path):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConsisIDError(f"{path} cannot be read ({error}). Download it again.") from None
+    return parse_json(text, path)
+
+
+def parse_json(text, source):
+    """The JSON object in a text. source: where it stands, to begin the sentence of a ConsisIDError if it is none."""
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ConsisIDError(f"{source} cannot be read as JSON ({error}). Download it again.") from None
+    if not isinstance(content, dict):
+        raise ConsisIDError(f"{source} is not a JSON object. Download it again.")
+    return content

@@ -1,0 +1,348 @@
+"""Our transformer against diffusers' on one machine, with the same random weights, in one run.
+
+    python -m consisid_core.dev.benchmark [--size small|mid|full] [--device cpu|cuda] [--dtype fp32|bf16|fp8]
+        [--repeats N]
+
+The outputs must agree before anything is timed. The timings take turns, so that a busy machine slows both nets alike,
+and each ratio is the median over turns. Prints a Markdown table. Needs no weights; `full` (6.2 B weights, 17,776
+tokens) is meant for an accelerator.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from itertools import accumulate
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from ..checkpoint.net_config import diffusers_config
+from ..errors import ConsisIDError
+from ..model.config import FacialExtractorConfig, TransformerConfig
+from ..model.facial_extractor import PerceiverAttention
+from ..model.rope import rotary_table
+from ..model.transformer import ConsisIDTransformer, JointAttention
+
+try:
+    from diffusers import ConsisIDTransformer3DModel
+    from diffusers.models.attention_processor import Attention
+    from diffusers.models.transformers import consisid_transformer_3d as reference
+except ImportError as error:
+    raise SystemExit(f"The benchmark needs diffusers, which does not import here ({error}). Install it.") from None
+
+SIZES = {
+    "small": TransformerConfig(
+        num_layers=2, num_heads=3, time_embed_dim=32, text_embed_dim=64, ff_dim=768, max_text_length=16,
+        sample_width=12, sample_height=8, sample_frames=3, cross_attn_heads=1,
+        facial_extractor=FacialExtractorConfig(id_dim=80, vit_dim=64, depth=5, heads=1, output_dim=128),
+    ),
+    "mid": TransformerConfig(
+        num_layers=8, num_heads=18, text_embed_dim=1536, ff_dim=4608, sample_width=24, sample_height=16,
+        cross_attn_heads=6,
+        facial_extractor=FacialExtractorConfig(id_dim=480, vit_dim=384, heads=6, output_dim=768),
+    ),
+    "full": TransformerConfig(),
+}  # fmt: skip
+EVA_TOKENS = {"small": 10, "mid": 65, "full": 577}
+
+COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+FP8 = torch.float8_e4m3fn
+# Relative error allowed between the nets: bf16 keeps 8 bits, and each net rounds in its own order, layer upon layer.
+AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2, "fp8": 3e-2}
+
+# The part of a forward that a module's own operations belong to; the scaled dot product and the face have their own.
+PARTS = ("linear layers", "attention", "norms", "rotary", "face attention", "rest")
+PART_OF_MODULE = {
+    PerceiverAttention: "face attention",
+    reference.PerceiverCrossAttention: "face attention",
+    JointAttention: "rotary",
+    Attention: "rotary",
+    nn.Linear: "linear layers",
+    nn.Conv2d: "linear layers",
+    nn.LayerNorm: "norms",
+}
+
+
+class Float8Linear(nn.Linear):
+    """Stores its weight in fp8 and casts it at use, as ComfyUI's layers do."""
+
+    def forward(self, x):
+        return F.linear(x, self.weight.to(x.dtype), self.bias)
+
+
+class FixedTokens(nn.Module):
+    """Stands in for diffusers' facial extractor where the transformer alone is measured."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.register_buffer("tokens", tokens)
+
+    def forward(self, id_embedding, hidden_states):
+        return self.tokens
+
+
+def build_pair(config, device, dtype):
+    """Our net and diffusers' with the same random weights, shared between them unless dtype is "fp8"."""
+    with torch.device("meta"):
+        theirs = ConsisIDTransformer3DModel.from_config(diffusers_config(config))
+        operations = nn
+        if dtype == "fp8":
+            operations = SimpleNamespace(Linear=Float8Linear, Conv2d=nn.Conv2d, LayerNorm=nn.LayerNorm)
+        ours = ConsisIDTransformer(config, operations=operations)
+    theirs = theirs.to(COMPUTE_DTYPE[dtype]).to_empty(device=device)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, weight in theirs.state_dict().items():
+        weight.normal_(generator=generator)
+        if weight.ndim == 1:
+            weight.mul_(0.1).add_("norm" in name and name.endswith("weight"))
+        elif "pos_embedding" not in name:
+            weight.div_(weight[0].numel() ** 0.5)
+            if dtype == "fp8":  # Rounded once: which layers a net keeps in fp8 then makes no difference.
+                weight.copy_(weight.to(FP8))
+    ours.load_state_dict(theirs.state_dict(), assign=True)
+    if dtype == "fp8":
+        for layer in ours.modules():
+            if isinstance(layer, Float8Linear):
+                layer.weight.data = layer.weight.data.to(FP8)
+        theirs.enable_layerwise_casting(storage_dtype=FP8, compute_dtype=torch.bfloat16)
+    return ours.requires_grad_(False).eval(), theirs.requires_grad_(False).eval()
+
+
+class Contest:
+    """Both nets and one set of inputs. Latents are [B, T, C, H, W] for diffusers, [B, C, T, H, W] for us."""
+
+    def __init__(self, size, device, dtype):
+        self.config = config = SIZES[size]
+        self.device = device
+        self.ours, self.theirs = build_pair(config, device, dtype)
+        face, generator = config.facial_extractor, torch.Generator(device).manual_seed(1)
+
+        def randn(*shape):
+            return torch.randn(shape, generator=generator, device=device).to(COMPUTE_DTYPE[dtype])
+
+        self.latents = randn(1, config.in_channels, config.sample_frames, config.sample_height, config.sample_width)
+        self.text = randn(2, config.max_text_length, config.text_embed_dim)
+        self.timestep = torch.tensor([500], device=device)
+        self.face = randn(1, face.id_dim), [randn(1, EVA_TOKENS[size], face.vit_dim) for _ in range(face.num_scales)]
+        self.tokens = self.ours.local_facial_extractor(*self.face)
+        self.extractor, self.fixed_tokens = self.theirs.local_facial_extractor, FixedTokens(self.tokens)
+        table = rotary_table(config.base_grid, config.base_grid, config.head_dim, device).squeeze(1)
+        self.rotary = [part.repeat_interleave(2, dim=-1) for part in (table.real, table.imag)]
+        tokens = config.max_text_length + math.prod(config.base_grid)
+        self.factors = randn(tokens, config.hidden_dim), randn(config.ff_dim, config.hidden_dim)
+
+    def ours_predict(self, latents, text):
+        batch = len(latents)
+        return self.ours(latents, self.timestep.expand(batch), text, self.tokens.expand(batch, -1, -1))
+
+    def theirs_predict(self, latents, text, extractor):
+        self.theirs.local_facial_extractor = extractor
+        id_embedding, eva_states = self.face
+        return self.theirs(
+            latents.transpose(1, 2), text, self.timestep.expand(len(latents)), image_rotary_emb=self.rotary,
+            id_cond=id_embedding, id_vit_hidden=eva_states, return_dict=False,
+        )[0].transpose(1, 2)  # fmt: skip
+
+    def ours_forward(self):
+        return self.ours_predict(self.latents, self.text[:1])
+
+    def theirs_forward(self):
+        """The transformer alone, as ours."""
+        return self.theirs_predict(self.latents, self.text[:1], self.fixed_tokens)
+
+    def ours_both(self):
+        """Unconditional and conditional velocity."""
+        return self.ours_predict(self.latents.expand(2, -1, -1, -1, -1), self.text)
+
+    def theirs_both(self):
+        """With the facial extractor, which the reference runs at every step."""
+        return self.theirs_predict(self.latents.expand(2, -1, -1, -1, -1), self.text, self.extractor)
+
+    def ours_step(self):
+        return guided(self.ours_both())
+
+    def theirs_step(self):
+        return guided(self.theirs_both())
+
+    def matrix_product(self):
+        """The widest product of a block: 2 * tokens * hidden_dim * ff_dim operations."""
+        return F.linear(*self.factors)
+
+
+def guided(velocity):
+    unconditional, conditional = velocity.chunk(2)
+    return torch.lerp(unconditional, conditional, 6.0)
+
+
+def check_agreement(contest, dtype):
+    """Raise ConsisIDError unless both nets compute the same, before guidance multiplies the rounding."""
+    for ours, theirs in ((contest.ours_forward, contest.theirs_forward), (contest.ours_both, contest.theirs_both)):
+        actual, expected = ours().float(), theirs().float()
+        error = ((actual - expected).norm() / expected.norm()).item()
+        if not error <= AGREEMENT[dtype]:
+            raise ConsisIDError(
+                f"The nets disagree: relative error {error:.2g}, allowed {AGREEMENT[dtype]:.2g} in {dtype}. Timings of "
+                "different computations mean nothing, so there are none. Please report this with your versions of "
+                "torch and diffusers."
+            )
+
+
+def seconds(call, device):
+    """(wall, processor) seconds of one call; the processor's count all threads, and no other program's load."""
+    _synchronize(device)
+    wall, processor = time.perf_counter(), time.process_time()
+    call()
+    _synchronize(device)
+    return time.perf_counter() - wall, time.process_time() - processor
+
+
+def _synchronize(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def timings(calls, device, repeats):
+    """`seconds` of each call in each turn, [len(calls)][repeats], after one turn to warm up."""
+    turns = [[seconds(call, device) for call in calls] for _ in range(repeats + 1)]
+    return list(zip(*turns[1:], strict=True))
+
+
+def peak_memory(call, device):
+    """Bytes allocated during a call at their highest, without what was there before."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        call()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+
+
+def time_by_part(net, call, device):
+    """Seconds that one call spends in each of PARTS."""
+    hooks = []
+    for module in net.modules():
+        part = next((part for kind, part in PART_OF_MODULE.items() if isinstance(module, kind)), None)
+        if part is not None:
+            scope = record_function(part)
+            hooks.append(module.register_forward_pre_hook(lambda *_, scope=scope: scope.__enter__() and None))
+            hooks.append(module.register_forward_hook(lambda *_, scope=scope: scope.__exit__(None, None, None)))
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device == "cuda")
+    try:
+        with profile(activities=activities, acc_events=True) as profiler:
+            call()
+            _synchronize(device)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    totals = dict.fromkeys(PARTS, 0.0)
+    for event in profiler.events():
+        if event.device_type == DeviceType.CPU:  # Kernels are counted with the operation that started them.
+            microseconds = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+            totals[_part(event)] += microseconds / 1e6
+    return totals
+
+
+def _part(event):
+    """Face attention as a whole; else the scaled dot product; else the innermost module."""
+    scopes = []
+    while event is not None:
+        scopes.append(event.name)
+        event = event.cpu_parent
+    if "face attention" in scopes:
+        return "face attention"
+    if any("scaled_dot_product" in scope for scope in scopes):
+        return "attention"
+    return next((scope for scope in scopes if scope in PARTS), "rest")
+
+
+def count_operations(call):
+    """Floating-point operations of matrix products and attention."""
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(
+        display=False, custom_mapping={on_cpu: lambda q, k, v, *args, **kwargs: sdpa_flop_count(q, k, v)}
+    )
+    with counter:
+        call()
+    return counter.get_total_flops()
+
+
+@torch.inference_mode()
+def benchmark(size, device, dtype, repeats):
+    """(rows, operations per forward, operations per second of a matrix product).
+
+    A row is (what, unit, ours, diffusers', diffusers' / ours); for a part of a forward the quotient is that of its
+    times. Raises ConsisIDError if the nets disagree.
+    """
+    contest = Contest(size, device, dtype)
+    check_agreement(contest, dtype)
+    calls = [contest.ours_forward, contest.theirs_forward, contest.ours_step, contest.theirs_step]
+    *times, product = timings([*calls, contest.matrix_product], device, repeats)
+    forward, theirs_forward, step, theirs_step = times
+
+    rows = []
+    for clock, name in enumerate(("", ", processor time")[: 1 if device == "cuda" else 2]):
+        rows.append(_timed_row(f"forward, transformer alone{name}", forward, theirs_forward, clock))
+        rows.append(_timed_row(f"denoising step with CFG{name}", step, theirs_step, clock))
+    memory = peak_memory(contest.ours_step, device) / 2**20, peak_memory(contest.theirs_step, device) / 2**20
+    rows.append(("peak memory of a step, besides weights", "MiB", *memory, memory[1] / memory[0]))
+
+    parts = time_by_part(contest.ours, contest.ours_forward, device)
+    theirs_parts = time_by_part(contest.theirs, contest.theirs_forward, device)
+    for part in PARTS:
+        shares = [100 * p[part] / sum(p.values()) for p in (parts, theirs_parts)]
+        rows.append((f"{part}, of a forward", "%", *shares, theirs_parts[part] / parts[part]))
+
+    rate = 2 * contest.factors[0].numel() * len(contest.factors[1]) / _median_wall(product)
+    operations = count_operations(contest.ours_forward)
+    fractions = [100 * operations / _median_wall(t) / rate for t in (forward, theirs_forward)]
+    rows.append(("rate of a forward, of a matrix product's", "%", *fractions, fractions[1] / fractions[0]))
+    return rows, operations, rate
+
+
+def _timed_row(what, ours, theirs, clock):
+    ours, theirs = ([turn[clock] for turn in turns] for turns in (ours, theirs))
+    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+    return what, "s", statistics.median(ours), statistics.median(theirs), ratio
+
+
+def _median_wall(turns):
+    return statistics.median(wall for wall, _ in turns)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m consisid_core.dev.benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, help="default: full on cuda, else mid")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
+    parser.add_argument("--dtype", choices=COMPUTE_DTYPE, help="default: bf16 on cuda, else fp32")
+    parser.add_argument("--repeats", type=int, default=7, help="turns to time, default 7")
+    args = parser.parse_args(arguments)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    size = args.size or ("full" if device == "cuda" else "mid")
+    dtype = args.dtype or ("bf16" if device == "cuda" else "fp32")
+    try:
+        rows, operations, rate = benchmark(size, device, dtype, args.repeats)
+    except ConsisIDError as error:
+        raise SystemExit(str(error)) from None
+
+    config = SIZES[size]
+    print(
+        f"{size}, {dtype}, {device}: {config.num_layers} layers of width {config.hidden_dim}, "
+        f"{config.max_text_length} + {math.prod(config.base_grid)} tokens, {operations / 1e12:.3g} TFLOP per forward; "
+        f"a matrix product reaches {rate / 1e12:.3g} TFLOP/s; median of {args.repeats} turns.\n"
+    )
+    print("| | unit | ours | diffusers | diffusers / ours |\n|---|---|---|---|---|")
+    for what, unit, ours, theirs, ratio in rows:
+        print(f"| {what} | {unit} | {ours:.3g} | {theirs:.3g} | {ratio:.2f} |")
+
+
+if __name__ == "__main__":
+    main()

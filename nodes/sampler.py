@@ -1,0 +1,87 @@
+"""The reference's samplers and guidance. Stock samplers work as well."""
+
+from comfy_api.latest import io
+
+from ..consisid_core.comfyui.sampler import sample
+from ..consisid_core.model.schedule import GUIDANCES, SAMPLERS
+from .node import ConsisIDNode, schema
+
+CATEGORY = "ConsisID/sampling"
+
+
+class ConsisIDSampler(ConsisIDNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="ConsisIDSampler",
+            display_name="ConsisID Sampler",
+            search_aliases=["text to video", "identity video", "face video", "CogVideoX sampler"],
+            category=CATEGORY,
+            description="Denoises with ConsisID's own schedule: zero terminal SNR, trailing timesteps, any step count.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input(
+                    "latent_image", tooltip="From ConsisID Conditioning, which makes it in the size of the identity."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="The same seed and settings give the same video.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="Denoising steps. 50 as in the paper; 25 is close, more than 50 does not help.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=6.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="How strongly the prompt is followed. 6 as in the paper; higher saturates colours, 1 "
+                    "halves the time and ignores the negative prompt.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(SAMPLERS),
+                    default="dpm",
+                    tooltip="dpm: stochastic, second order, the reference's choice. ddim: deterministic, to compare.",
+                ),
+                io.Combo.Input(
+                    "guidance",
+                    options=list(GUIDANCES),
+                    default="constant",
+                    tooltip="constant: cfg at every step. dynamic: rises from 1 to 1 + cfg, more natural motion early "
+                    "on. dynamic_legacy: diffusers' use_dynamic_cfg as coded, which jumps; for comparisons only.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 makes a new video. Less keeps that much less of the schedule, to rework a video that is "
+                    "in latent_image.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            sample(model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise)
+        )
+
+
+NODES = [ConsisIDSampler]

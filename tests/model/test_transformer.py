@@ -1,0 +1,214 @@
+"""The nets against diffusers' on random weights, and the shape inference that loads them."""
+
+import pytest
+import torch
+from consisid_pack.consisid_core.checkpoint.fit import check_names
+from consisid_pack.consisid_core.checkpoint.net_config import infer_transformer_config
+from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.model.config import TransformerConfig
+from consisid_pack.consisid_core.model.rope import rotary_table
+from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from diffusers import ConsisIDTransformer3DModel
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from diffusers.pipelines.consisid.pipeline_consisid import get_resize_crop_region_for_grid
+from helpers.oracle import build_reference, reference_rotary, relative_error
+
+RELATIVE = 1e-5
+
+CONFIGS = {
+    "learned table, interval 2": dict(num_attention_heads=3, attention_head_dim=16, num_layers=4),
+    "no table, interval 1": dict(
+        num_attention_heads=6, attention_head_dim=16, num_layers=3, cross_attn_interval=1,
+        use_learned_positional_embeddings=False, sample_width=10, sample_height=14, sample_frames=9,
+    ),
+    "interval 3, odd grid, no attention bias": dict(
+        num_attention_heads=3, attention_head_dim=32, num_layers=6, cross_attn_interval=3, attention_bias=False,
+        sample_width=14, sample_height=6, sample_frames=5, text_embed_dim=24,
+    ),
+}  # fmt: skip
+
+
+def build_ours(reference):
+    state_dict = reference.state_dict()
+    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
+    ours = ConsisIDTransformer(infer_transformer_config(shapes, dict(reference.config)))
+    ours.load_state_dict(state_dict, strict=True)
+    return ours.eval()
+
+
+def random_inputs(reference, batch=2, frames=None):
+    config = reference.config
+    generator = torch.Generator().manual_seed(2)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    frames = frames or (config.sample_frames - 1) // 4 + 1
+    latents = randn(batch, frames, config.in_channels, config.sample_height, config.sample_width)
+    text = randn(batch, config.max_text_seq_length, config.text_embed_dim)
+    id_cond = randn(1, config.LFE_id_dim)
+    hidden = [randn(1, 9, config.LFE_vit_dim) for _ in range(5)]
+    return latents, text, torch.tensor([977.0, 400.0][:batch]), id_cond, hidden
+
+
+@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
+def pair(request):
+    reference = build_reference(**request.param)
+    return reference, build_ours(reference)
+
+
+@torch.inference_mode()
+def test_forward_equals_diffusers(pair):
+    reference, ours = pair
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    expected = reference(
+        latents, text, timestep, image_rotary_emb=reference_rotary(reference.config, latents.shape[1]),
+        id_cond=id_cond, id_vit_hidden=hidden,
+    ).sample  # fmt: skip
+    tokens = ours.local_facial_extractor(id_cond, hidden).expand(2, -1, -1)
+    actual = ours(latents.transpose(1, 2), timestep, text, tokens).transpose(1, 2)
+    assert relative_error(actual, expected) <= RELATIVE
+
+    faceless = ours(latents.transpose(1, 2), timestep, text).transpose(1, 2)
+    assert relative_error(faceless, expected) > 1e-2, "the face must matter for this test to mean anything"
+    reference.local_face_scale = 0.4
+    expected = reference(
+        latents, text, timestep, image_rotary_emb=reference_rotary(reference.config, latents.shape[1]),
+        id_cond=id_cond, id_vit_hidden=hidden,
+    ).sample  # fmt: skip
+    actual = ours(latents.transpose(1, 2), timestep, text, tokens, identity_scale=0.4).transpose(1, 2)
+    assert relative_error(actual, expected) <= RELATIVE
+
+
+@torch.inference_mode()
+def test_facial_extractor_and_face_attention_equal_diffusers(pair):
+    reference, ours = pair
+    latents, _, _, id_cond, hidden = random_inputs(reference)
+    expected = reference.local_facial_extractor(id_cond, hidden)
+    assert relative_error(ours.local_facial_extractor(id_cond, hidden), expected) <= RELATIVE
+    image = torch.randn(2, 40, ours.config.hidden_dim)
+    for theirs, mine in zip(reference.perceiver_cross_attention, ours.perceiver_cross_attention, strict=True):
+        assert relative_error(mine(expected, image), theirs(expected, image)) <= RELATIVE
+
+
+@pytest.mark.parametrize("grid", [(13, 30, 45), (1, 30, 45), (5, 20, 45), (3, 45, 30), (13, 34, 60)])
+def test_rotary_table_equals_diffusers(grid):
+    frames, rows, cols = grid
+    crops = get_resize_crop_region_for_grid((rows, cols), 45, 30)
+    expected = get_3d_rotary_pos_embed(64, crops, (rows, cols), frames)
+    table = rotary_table(grid, (13, 30, 45), 64).squeeze(1)
+    for ours, theirs in zip((table.real, table.imag), expected, strict=True):
+        torch.testing.assert_close(ours.repeat_interleave(2, dim=-1), theirs, rtol=0, atol=5e-6)
+
+
+def test_full_size_has_the_names_and_shapes_of_diffusers():
+    with torch.device("meta"):
+        reference = ConsisIDTransformer3DModel(
+            num_attention_heads=48, in_channels=32, num_layers=42, use_rotary_positional_embeddings=True,
+            use_learned_positional_embeddings=True, is_train_face=True,
+        )  # fmt: skip
+        ours = ConsisIDTransformer(TransformerConfig())
+    expected = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()} == expected
+    assert infer_transformer_config(expected) == TransformerConfig()
+    stale = {"LFE_heads": 12, "LFE_num_tokens": 32, "LFE_output_dim": 768, "is_kps": False}
+    assert infer_transformer_config(expected, stale) == TransformerConfig()
+
+
+@torch.inference_mode()
+def test_block_patches_and_attention_override_apply():
+    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    ours = build_ours(reference)
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    inputs = (latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden))
+    plain = ours(*inputs)
+    seen = []
+
+    def passes_through(args, extra):
+        seen.append(args["transformer_options"]["block_index"])
+        return extra["original_block"](args)
+
+    def skips(args, extra):
+        return args
+
+    options = {"patches_replace": {"dit": {("double_block", i): passes_through for i in range(4)}}}
+    torch.testing.assert_close(ours(*inputs, transformer_options=options), plain, rtol=0, atol=0)
+    assert seen == [0, 1, 2, 3]
+    options["patches_replace"]["dit"][("double_block", 2)] = skips
+    assert relative_error(ours(*inputs, transformer_options=options), plain) > 1e-2
+
+
+@torch.inference_mode()
+def test_what_block_patches_keep_and_callers_pass_is_never_overwritten():
+    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    ours = build_ours(reference)
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    inputs = [latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden)]
+    before = [tensor.clone() for tensor in inputs]
+    kept = []
+
+    def keeps(args, extra):
+        kept.extend((tensor, tensor.clone()) for tensor in (args["img"], args["txt"], args["vec"]))
+        out = extra["original_block"](args)
+        kept.extend((tensor, tensor.clone()) for tensor in out.values())
+        return out
+
+    options = {"patches_replace": {"dit": {("double_block", i): keeps for i in (0, 1, 3)}}}
+    ours(*inputs, transformer_options=options)
+    assert len(kept) == 15
+    for tensor, copy in [*kept, *zip(inputs, before, strict=True)]:
+        assert torch.equal(tensor, copy)
+
+
+def test_gradients_equal_diffusers(pair):
+    reference, ours = pair
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    expected = reference(
+        latents.requires_grad_(), text, timestep, id_cond=id_cond, id_vit_hidden=hidden,
+        image_rotary_emb=reference_rotary(reference.config, latents.shape[1]),
+    ).sample  # fmt: skip
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    mine = latents.detach().transpose(1, 2).requires_grad_()
+    tokens = ours.local_facial_extractor(id_cond, hidden).expand(2, -1, -1)
+    (ours(mine, timestep, text, tokens).transpose(1, 2) * weight).sum().backward()
+    assert relative_error(mine.grad.transpose(1, 2), latents.grad) <= RELATIVE
+    theirs = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        if name in theirs:  # The learned position table is a buffer there.
+            # Ten times the bound, for sums over all tokens whose terms cancel.
+            assert relative_error(parameter.grad, theirs[name].grad) <= 10 * RELATIVE, name
+
+
+@torch.inference_mode()
+def test_other_sizes_reuse_the_learned_table():
+    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    ours = build_ours(reference)
+    latents, text, timestep, *_ = random_inputs(reference)
+    embed = ours.patch_embed
+    _, full = embed(text, latents.transpose(1, 2))
+    _, first = embed(text, latents.transpose(1, 2)[:, :, :1])
+    torch.testing.assert_close(first, full[:, : first.shape[1]], rtol=1e-5, atol=1e-5)
+    table = embed.pos_embedding[:, ours.config.max_text_length :]
+    resampled = embed._image_positions(table, (3, 7, 7))
+    corner = table.unflatten(1, ours.config.base_grid)[:, -1, -1, -1]
+    torch.testing.assert_close(resampled[:, -1], corner)
+    larger = torch.randn(1, 8, 5, 13, 9)
+    assert ours(larger, timestep[:1], text[:1]).shape == (1, 4, 5, 13, 9)
+
+
+def test_wrong_weights_are_named():
+    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    shapes = {name: tensor.shape for name, tensor in reference.state_dict().items()}
+    plain = {name: shape for name, shape in shapes.items() if not name.startswith(("local", "perceiver"))}
+    with pytest.raises(ConsisIDError, match="plain CogVideoX transformer"):
+        infer_transformer_config(plain)
+    with pytest.raises(ConsisIDError, match="Stable Diffusion"):
+        infer_transformer_config({"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)})
+    with pytest.raises(ConsisIDError, match="position table of"):
+        infer_transformer_config(shapes)
+    wrong = dict(shapes, extra=(1,))
+    wrong["proj_out.bias"] = (3,)
+    del wrong["norm_final.bias"]
+    with pytest.raises(ConsisIDError, match="1 missing: norm_final.bias; 1 unknown: extra; 1 of the wrong shape"):
+        check_names(wrong, shapes)

@@ -1,0 +1,280 @@
+"""What saved workflows depend on: node ids, sockets, defaults. And how the pack enters ComfyUI."""
+
+import inspect
+import json
+
+import pytest
+from comfy_api.latest import io
+from helpers import ROOT
+from helpers.interpreter import run_python
+
+GRAPHS = sorted((ROOT / "tests" / "workflows").glob("*.json"))
+REQUIRED = object()
+
+# Node id -> ({input: (type, default)}, [outputs]). A change here breaks workflows that people have saved.
+SIGNATURES = {
+    "ConsisIDModelLoader": ({"model_name": ("COMBO", None), "weight_dtype": ("COMBO", "default")}, ["MODEL"]),
+    "ConsisIDVAELoader": ({"vae_name": ("COMBO", None)}, ["VAE"]),
+    "ConsisIDTextEncoderLoader": ({"text_encoder_name": ("COMBO", None)}, ["CLIP"]),
+    "ConsisIDFaceModelsLoader": (
+        {
+            "insightface_pack": ("COMBO", None),
+            "face_parsing": ("COMBO", None),
+            "eva_clip": ("COMBO", None),
+            "provider": ("COMBO", "auto"),
+        },
+        ["CONSISID_FACE_MODELS"],
+    ),
+    "ConsisIDLoraLoader": (
+        {"model": ("MODEL", None), "lora_name": ("COMBO", None), "strength": ("FLOAT", 1.0)},
+        ["MODEL"],
+    ),
+    "ConsisIDFaceAnalyzer": (
+        {
+            "face_models": ("CONSISID_FACE_MODELS", None),
+            "image": ("IMAGE", None),
+            "selection": ("COMBO", "largest"),
+            "face_index": ("INT", 0),
+            "background": ("COMBO", "remove"),
+        },
+        ["CONSISID_FACE", "IMAGE", "IMAGE"],
+    ),
+    "ConsisIDGlobalIDExtractor": (
+        {
+            "face": ("CONSISID_FACE", None),
+            "vae": ("VAE", None),
+            "width": ("INT", 720),
+            "height": ("INT", 480),
+            "length": ("INT", 49),
+            "fit": ("COMBO", "stretch"),
+            "keypoints": ("BOOLEAN", False),
+            "noise_augmentation": ("FLOAT", 0.0),
+        },
+        ["CONSISID_GLOBAL_ID"],
+    ),
+    "ConsisIDLocalIDExtractor": (
+        {
+            "model": ("MODEL", None),
+            "face_models": ("CONSISID_FACE_MODELS", None),
+            "face": ("CONSISID_FACE", None),
+        },
+        ["CONSISID_LOCAL_ID"],
+    ),
+    "ConsisIDSaveIdentity": ({"face": ("CONSISID_FACE", None), "name": ("STRING", "identity")}, ["STRING"]),
+    "ConsisIDLoadIdentity": ({"identity": ("COMBO", None)}, ["CONSISID_FACE", "IMAGE"]),
+    "ConsisIDBlendLocalID": (
+        {
+            "local_id_1": ("CONSISID_LOCAL_ID", None),
+            "local_id_2": ("CONSISID_LOCAL_ID", None),
+            "ratio": ("FLOAT", 0.5),
+        },
+        ["CONSISID_LOCAL_ID"],
+    ),
+    "ConsisIDConditioning": (
+        {
+            "positive": ("CONDITIONING", None),
+            "negative": ("CONDITIONING", None),
+            "global_id": ("CONSISID_GLOBAL_ID", None),
+            "local_id": ("CONSISID_LOCAL_ID", None),
+            "global_strength": ("FLOAT", 1.0),
+            "local_strength": ("FLOAT", 1.0),
+            "start_percent": ("FLOAT", 0.0),
+            "end_percent": ("FLOAT", 1.0),
+            "batch_size": ("INT", 1),
+        },
+        ["CONDITIONING", "CONDITIONING", "LATENT"],
+    ),
+    "ConsisIDSampler": (
+        {
+            "model": ("MODEL", None),
+            "positive": ("CONDITIONING", None),
+            "negative": ("CONDITIONING", None),
+            "latent_image": ("LATENT", None),
+            "seed": ("INT", 0),
+            "steps": ("INT", 50),
+            "cfg": ("FLOAT", 6.0),
+            "sampler": ("COMBO", "dpm"),
+            "guidance": ("COMBO", "constant"),
+            "denoise": ("FLOAT", 1.0),
+        },
+        ["LATENT"],
+    ),
+    "ConsisIDEvaluationModelsLoader": (
+        {
+            "insightface_pack": ("COMBO", None),
+            "curricular_face": ("COMBO", "none"),
+            "inception": ("COMBO", "none"),
+            "clip": ("COMBO", "none"),
+            "provider": ("COMBO", "auto"),
+        },
+        ["CONSISID_EVALUATION_MODELS"],
+    ),
+    "ConsisIDIdentityScore": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "video": ("IMAGE", None),
+            "reference": ("CONSISID_FACE,IMAGE", None),
+            "protocol": ("COMBO", "strict"),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["FLOAT", "STRING", "IMAGE"],
+    ),
+    "ConsisIDTextScore": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "video": ("IMAGE", None),
+            "prompt": ("STRING", None),
+            "protocol": ("COMBO", "strict"),
+        },
+        ["FLOAT", "STRING"],
+    ),
+    "ConsisIDFrequencySpectrum": (
+        {
+            "images": ("IMAGE", None),
+            "reference": ("IMAGE", None),
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["IMAGE", "IMAGE"],
+    ),
+    "ConsisIDCompareVideos": (
+        {
+            "evaluation_models": ("CONSISID_EVALUATION_MODELS", None),
+            "reference": ("CONSISID_FACE,IMAGE", None),
+            "video_1": ("IMAGE", None),
+            "video_2": ("IMAGE", None),
+            "video_3": ("IMAGE", None),
+            "video_4": ("IMAGE", None),
+            "video_5": ("IMAGE", None),
+            "video_6": ("IMAGE", None),
+            "names": ("STRING", ""),
+            "prompt": ("STRING", ""),
+            "protocol": ("COMBO", "strict"),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["IMAGE", "STRING"],
+    ),
+    "ConsisIDIdentityEffect": (
+        {
+            "model": ("MODEL", None),
+            "positive": ("CONDITIONING", None),
+            "negative": ("CONDITIONING", None),
+            "latent_image": ("LATENT", None),
+            "seed": ("INT", 0),
+            "steps": ("INT", 50),
+            "cfg": ("FLOAT", 6.0),
+            "sampler": ("COMBO", "dpm"),
+            "guidance": ("COMBO", "constant"),
+            "denoise": ("FLOAT", 1.0),
+            "plot_theme": ("COMBO", "dark"),
+        },
+        ["LATENT", "IMAGE"],
+    ),
+}
+
+
+def test_ids_sockets_and_defaults(node_classes):
+    actual = {}
+    for node_id, node in node_classes.items():
+        schema = node.define_schema()
+        inputs = {i.id: (i.get_io_type(), getattr(i, "default", None)) for i in schema.inputs}
+        actual[node_id] = (inputs, [o.get_io_type() for o in schema.outputs])
+    assert actual == SIGNATURES
+
+
+def test_inputs_are_the_parameters_of_execute(node_classes):
+    for node in node_classes.values():
+        parameters = set(inspect.signature(node.execute).parameters)
+        assert parameters == {i.id for i in node.define_schema().inputs}, node
+
+
+def test_every_widget_has_a_tooltip_and_every_node_a_place(node_classes):
+    for node_id, node in node_classes.items():
+        schema = node.define_schema()
+        assert issubclass(node, io.ComfyNode)
+        assert schema.category.startswith("ConsisID/") and schema.display_name and schema.description
+        for widget in schema.inputs:
+            assert widget.tooltip or widget.get_io_type().isupper() and not hasattr(widget, "default"), (
+                node_id,
+                widget.id,
+            )
+
+
+@pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
+def test_graphs_fit_the_nodes_and_their_ui_twin(file, node_classes):
+    graph = json.loads(file.read_text())
+    for node in graph.values():
+        if node["class_type"] in SIGNATURES:
+            assert set(node["inputs"]) == set(SIGNATURES[node["class_type"]][0])
+    twin = json.loads((ROOT / "workflows" / file.name).read_text())
+    drawn = {str(node["id"]): node for node in twin["nodes"] if node["type"] != "MarkdownNote"}
+    assert {i: node["type"] for i, node in drawn.items()} == {i: node["class_type"] for i, node in graph.items()}
+    links = {link[0]: (str(link[1]), link[2]) for link in twin["links"]}
+    for i, node in drawn.items():
+        for socket in node["inputs"]:
+            value = graph[i]["inputs"].get(socket["name"])
+            if socket["link"] is not None:
+                assert links[socket["link"]] == tuple(value)
+            elif "widget" in socket:
+                assert value in node["widgets_values"]
+
+
+def test_weight_combos_offer_no_saved_identities(node_classes, models_dir):
+    import folder_paths
+
+    (models_dir / "consisid/identities").mkdir(exist_ok=True)
+    (models_dir / "consisid/identities/anna.safetensors").write_bytes(b"")
+    folder_paths.filename_list_cache.clear()
+    schema = node_classes["ConsisIDFaceModelsLoader"].define_schema()
+    options = {i.id: i.options for i in schema.inputs if i.id in ("face_parsing", "eva_clip")}
+    (models_dir / "consisid/identities/anna.safetensors").unlink()
+    folder_paths.filename_list_cache.clear()
+    assert options["face_parsing"][0].endswith("parsing_bisenet.pth")
+    assert options["eva_clip"][0].endswith("EVA02_CLIP_L_336_psz14_s6B.pt")
+    assert not any("anna" in name for names in options.values() for name in names)
+
+
+def test_start_up_is_fast_and_imports_nothing_heavy():
+    output = run_python("""
+before = set(sys.modules)
+start = time.perf_counter()
+load_pack()
+seconds = time.perf_counter() - start
+heavy = {"diffusers", "timm", "insightface", "onnxruntime", "onnx", "cv2", "skimage", "pandas", "sklearn", "matplotlib"}
+print(seconds, *sorted(heavy & (set(sys.modules) - before)))
+""")
+    seconds, *heavy = output.split()
+    assert not heavy
+    assert float(seconds) < 0.5
+
+
+@pytest.mark.parametrize("missing", ["insightface", "onnxruntime", "timm"])
+def test_a_missing_library_disables_only_the_face_models(missing, models_dir):
+    arguments = {
+        "insightface_pack": "consisid_demo",
+        "face_parsing": "consisid_demo/parsing_bisenet.pth",
+        "eva_clip": "consisid_demo/EVA02_CLIP_L_336_psz14_s6B.pt",
+        "provider": "CPU",
+    }
+    output = run_python(f"""
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {missing!r}:
+            raise ModuleNotFoundError(f"No module named {missing!r}", name=name)
+for name in [name for name in sys.modules if name.split(".")[0] == {missing!r}]:
+    del sys.modules[name]
+sys.meta_path.insert(0, Blocker())
+import folder_paths
+loaded = load_pack()
+for name in ("diffusion_models", "text_encoders", "vae", "consisid", "insightface"):
+    folder_paths.add_model_folder_path(name, {str(models_dir)!r} + "/" + name, is_default=True)
+try:
+    loaded["ConsisIDFaceModelsLoader"].execute(**{arguments!r})
+except Exception as error:
+    print(type(error).__name__, error)
+loaded["ConsisIDModelLoader"].execute("consisid_demo/transformer", "default")
+print("model loads")
+""")
+    assert output.startswith("ConsisIDError ")
+    assert missing in output and "pip install" in output
+    assert output.rstrip().endswith("model loads")
