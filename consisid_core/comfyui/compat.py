@@ -11,8 +11,8 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 
-from ..errors import ConsisIDError
-from .files import json_tensor
+from ..checkpoint.quantization import json_tensor
+from ..errors import WeightsError
 
 
 def core_model_patcher():
@@ -28,7 +28,7 @@ def is_dynamic(patcher):
 def set_quantization(model_config, quantization):
     """Tell ComfyUI before a diffusion model is built which layers are quantised. quantization: layer name -> settings.
 
-    Raises ConsisIDError if this ComfyUI does not know the format.
+    Raises WeightsError if this ComfyUI does not know the format.
     """
     if _has_quantized_layers():
         _require_known(quantization, comfy.quant_ops.QUANT_ALGOS)
@@ -50,7 +50,7 @@ def load_clip(state_dict, target, **arguments):
 def quantized_text_encoder(quantization):
     """The model options of a text encoder with quantised layers, and the tensors that its state dict needs besides.
 
-    Raises ConsisIDError if this ComfyUI does not know the format.
+    Raises WeightsError if this ComfyUI does not know the format.
     """
     if not quantization:
         return {}, {}
@@ -63,7 +63,7 @@ def quantized_text_encoder(quantization):
 
 def _require_known(quantization, formats):
     if unknown := {settings.get("format") for settings in quantization.values()} - set(formats):
-        raise ConsisIDError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
+        raise WeightsError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
 
 
 def _settings_tensors(quantization):

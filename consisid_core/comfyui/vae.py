@@ -6,10 +6,11 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..checkpoint.fit import about, check_names
-from ..checkpoint.net_config import infer_vae_config
+from ..checkpoint.finite import check_finite
+from ..checkpoint.fit import about
+from ..checkpoint.nets import vae_weights
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE
-from .files import read_state_dict
+from .weight_files import read_weights
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"
 
@@ -40,12 +41,13 @@ def encode_memory(shape, dtype):
 
 def load_vae(path):
     """`comfy.sd.VAE` of a CogVideoX VAE file. Raises ConsisIDError naming the file if it is another VAE."""
-    state_dict, _ = read_state_dict(path)
-    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-    with about(path, REMEDY), torch.device("meta"):
-        net = CogVideoXVAE(**infer_vae_config(shapes))
-        check_names(shapes, {name: tensor.shape for name, tensor in net.state_dict().items()})
-    net.load_state_dict(state_dict, assign=True)
+    checkpoint = read_weights(path)
+    with about(path, REMEDY):
+        weights = vae_weights(checkpoint)
+    check_finite(checkpoint)  # Here, because the net reads all of the file when it takes its type.
+    with torch.device("meta"):
+        net = CogVideoXVAE(**weights.config)
+    net.load_state_dict(weights.state_dict, assign=True)
     return wrap_vae(net.eval().requires_grad_(False))
 
 

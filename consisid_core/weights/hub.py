@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import ConsisIDError, optional_library
-from .layout import REPOSITORY, is_disk_full
+from .parts import REPOSITORY, is_disk_full
 
 _BLOCK = 1 << 22
 
