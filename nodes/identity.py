@@ -2,7 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..consisid_core.comfyui.extractors import FITS, condition, extract_global_id, extract_local_id
+from ..consisid_core.comfyui.conditioning import condition
+from ..consisid_core.comfyui.extractors import FITS, extract_global_id, extract_local_id
 from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 

@@ -5,7 +5,7 @@ import os
 import folder_paths
 from comfy_api.latest import io, ui
 
-from ..consisid_core.comfyui.extractors import blend_local_ids
+from ..consisid_core.comfyui.conditioning import blend_local_ids
 from ..consisid_core.face.identity_file import (
     find_identity,
     identity_name,

@@ -73,14 +73,22 @@ def read_checkpoint(
 
 def list_checkpoint(path: Path | str) -> Checkpoint:
     """As `read_checkpoint`, but tensors are StoredTensors, which takes no time; those of a pickle stay mapped."""
+    return _joined(Path(path), list_file)
 
-    def read(file):
-        if file.suffix.lower() == GGUF:
-            return list_gguf(file), None
-        with reading(file):
-            return read_header(file) if file.suffix.lower() in SAFETENSORS else (_read_pickle(file), None)
 
-    return _joined(Path(path), read)
+def list_file(file: Path) -> tuple[dict, dict[str, str] | None]:
+    """What `list_checkpoint` takes from one of its files.
+
+    Returns:
+        (name -> tensor, metadata of a .safetensors file).
+
+    Raises:
+        ConsisIDError: the file is truncated or damaged, as far as that can be told without reading its values.
+    """
+    if file.suffix.lower() == GGUF:
+        return list_gguf(file), None
+    with reading(file):
+        return read_header(file) if file.suffix.lower() in SAFETENSORS else (_read_pickle(file), None)
 
 
 def _joined(path, read):

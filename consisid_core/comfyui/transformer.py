@@ -147,11 +147,12 @@ class ConsisID(comfy.model_base.BaseModel):
         tokens = kwargs.get("identity_tokens")
         if tokens is not None:
             self._check_tokens(tokens)
-            start, end = kwargs["identity_range"]
-            sigmas = (self.model_sampling.percent_to_sigma(start), self.model_sampling.percent_to_sigma(end))
             out["identity_tokens"] = comfy.conds.CONDRegular(tokens)
             out["identity_scale"] = comfy.conds.CONDConstant(kwargs["identity_scale"])
-            out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
+            # Without a range nothing has to be compared, which would wait for the device at every step.
+            if kwargs["identity_range"] != (0.0, 1.0):
+                sigmas = tuple(map(self.model_sampling.percent_to_sigma, kwargs["identity_range"]))
+                out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
         return out
 
     def _warn_of_untrained_size(self, noise):
@@ -181,7 +182,7 @@ class ConsisID(comfy.model_base.BaseModel):
             )
 
     def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
-        if identity_tokens is not None:
+        if identity_tokens is not None and identity_sigmas is not None:
             start, end = identity_sigmas
             if not end <= float(t[0]) <= start:
                 identity_tokens = None

@@ -11,7 +11,7 @@ from ..checkpoint.files import GGUF, PICKLES, SAFETENSORS, checkpoint_files, lis
 from ..checkpoint.model_folders import ModelFolders
 from ..checkpoint.net_config import T5_VOCABULARY
 from ..checkpoint.nets import identify
-from ..checkpoint.reading import list_checkpoint
+from ..checkpoint.reading import list_checkpoint, list_file
 from ..errors import ConsisIDError
 from .parts import Part, human, unfinished
 
@@ -73,7 +73,7 @@ def _check_whole(file):
         if not file.stat().st_size:
             raise ConsisIDError(f"{file} is empty")
     elif not zipfile.is_zipfile(file):  # Of a pickle that is one, the table of contents stands at the end.
-        list_checkpoint(file)
+        list_file(file)
 
 
 def _find_substitute(part, folders):

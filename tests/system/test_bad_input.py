@@ -14,8 +14,7 @@ import skimage.data
 import torch
 from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
-from consisid_pack.consisid_core.comfyui.extractors import check_vae
-from consisid_pack.consisid_core.comfyui.vae import _empty_vae
+from consisid_pack.consisid_core.comfyui.vae import _empty_vae, require_cogvideox, wrap_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.types import Face
 from consisid_pack.nodes.sockets import checkpoint_names
@@ -519,10 +518,9 @@ def test_image_and_other_video_vaes(extract):
 
 def test_comfyuis_own_cogvideox_vae_is_taken():
     module = pytest.importorskip("comfy.ldm.cogvideo.vae", reason="newer than ComfyUI 0.3.75")
-    vae = _empty_vae()
     with torch.device("meta"):
-        vae.first_stage_model = module.AutoencoderKLCogVideoX()
-    check_vae(vae)
+        net = module.AutoencoderKLCogVideoX()
+    require_cogvideox(wrap_vae(net))
 
 
 def test_local_id_of_models_that_do_not_belong_together(
