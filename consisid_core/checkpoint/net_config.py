@@ -5,18 +5,29 @@ position table was trained at) comes from diffusers' config keys where they agre
 released defaults: the released config carries stale keys.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
 from ..errors import WeightsError
 from ..model.config import FacialExtractorConfig, TransformerConfig
 from .fit import describe_weights
 
 T5_VOCABULARY = 32128
 
+Shapes = Mapping[str, Sequence[int]]
+"""Parameter name -> shape."""
 
-def infer_transformer_config(shapes, config=None):
-    """TransformerConfig of a state dict.
 
-    shapes: parameter name -> shape. config: diffusers' config keys, if known; used only where they fit the shapes.
-    Raises WeightsError saying what the weights are instead, if they are not a ConsisID transformer.
+def infer_transformer_config(shapes: Shapes, config: Mapping | None = None) -> TransformerConfig:
+    """The TransformerConfig of a state dict.
+
+    Args:
+        shapes: of its parameters.
+        config: diffusers' config keys, if known; used only where they fit the shapes.
+
+    Raises:
+        WeightsError: saying what the weights are instead, if they are not a ConsisID transformer.
     """
     # What is no positive number cannot agree with any shape.
     config = {key: value for key, value in (config or {}).items() if isinstance(value, int) and value > 0}
@@ -121,7 +132,7 @@ def _facial_extractor_config(shapes, config):
     )
 
 
-def diffusers_config(config):
+def diffusers_config(config: TransformerConfig) -> dict:
     """The config keys with which diffusers' `ConsisIDTransformer3DModel` builds a net of this TransformerConfig."""
     face = config.facial_extractor
     return {
@@ -141,10 +152,11 @@ def diffusers_config(config):
     }  # fmt: skip
 
 
-def infer_vae_config(shapes):
-    """Constructor arguments of `model.vae.CogVideoXVAE`, also diffusers' names, from parameter shapes (name -> shape).
+def infer_vae_config(shapes: Shapes) -> dict:
+    """Constructor arguments of `model.vae.CogVideoXVAE`, also diffusers' names.
 
-    Raises WeightsError saying what the weights are instead, if they are not a CogVideoX VAE.
+    Raises:
+        WeightsError: saying what the weights are instead, if they are not a CogVideoX VAE.
     """
     required = ("encoder.conv_out.conv.weight", "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight")
     if missing := [name for name in required if name not in shapes]:
@@ -159,8 +171,8 @@ def infer_vae_config(shapes):
     }
 
 
-def infer_t5_config(shapes):
-    """ComfyUI's T5 config from parameter shapes (name -> shape). Raises WeightsError if they are not T5 v1.1's."""
+def infer_t5_config(shapes: Shapes) -> dict:
+    """ComfyUI's T5 config, or WeightsError if the parameters are not T5 v1.1's."""
     block = "encoder.block.0.layer"
     required = ("shared.weight", f"{block}.1.DenseReluDense.wi_0.weight")
     if missing := [name for name in required if name not in shapes]:
@@ -186,7 +198,7 @@ def infer_t5_config(shapes):
     }
 
 
-def t5_shapes(config):
+def t5_shapes(config: Mapping) -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape of a T5 v1.1 encoder. config: as `infer_t5_config` gives it."""
     width, inner, hidden = config["d_model"], config["num_heads"] * config["d_kv"], config["d_ff"]
     shapes = {"shared.weight": (config["vocab_size"], width), "encoder.final_layer_norm.weight": (width,)}

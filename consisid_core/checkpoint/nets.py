@@ -65,7 +65,11 @@ def transformer_weights(checkpoint: Checkpoint) -> NetWeights:
 
 
 def vae_weights(checkpoint: Checkpoint) -> NetWeights:
-    """The CogVideoX VAE in a checkpoint. Raises WeightsError if it is none or incomplete."""
+    """The CogVideoX VAE in a checkpoint.
+
+    Raises:
+        WeightsError: it is none, or incomplete.
+    """
     import torch
 
     from ..model.vae import CogVideoXVAE

@@ -1,7 +1,10 @@
 """What differs between ComfyUI versions. Each shim names the version that retires it."""
 
+from __future__ import annotations
+
 import inspect
 import json
+from collections.abc import Mapping
 
 import comfy.lora
 import comfy.model_management
@@ -15,20 +18,25 @@ from ..checkpoint.quantization import json_tensor
 from ..errors import WeightsError
 
 
-def core_model_patcher():
+def core_model_patcher() -> type[comfy.model_patcher.ModelPatcher]:
     """The patcher class for models made of comfy.ops layers: streams weights where ComfyUI can (0.12 and newer)."""
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
 
 
-def is_dynamic(patcher):
+def is_dynamic(patcher: comfy.model_patcher.ModelPatcher) -> bool:
     """Whether the patcher maps weights from the file instead of copying them (0.12 and newer)."""
     return hasattr(patcher, "is_dynamic") and patcher.is_dynamic()
 
 
-def set_quantization(model_config, quantization):
-    """Tell ComfyUI before a diffusion model is built which layers are quantised. quantization: layer name -> settings.
+def set_quantization(model_config: comfy.supported_models_base.BASE, quantization: Mapping[str, dict]) -> None:
+    """Tell ComfyUI before a diffusion model is built that layers are quantised.
 
-    Raises WeightsError if this ComfyUI does not know the format.
+    Args:
+        model_config: of the model; gets the settings.
+        quantization: layer name -> ComfyUI's settings for it.
+
+    Raises:
+        WeightsError: this ComfyUI does not know the format.
     """
     if _has_quantized_layers():
         _require_known(quantization, comfy.quant_ops.QUANT_ALGOS)
@@ -38,7 +46,9 @@ def set_quantization(model_config, quantization):
         model_config.scaled_fp8 = torch.float8_e4m3fn
 
 
-def load_clip(state_dict, target, **arguments):
+def load_clip(
+    state_dict: dict[str, torch.Tensor], target: comfy.supported_models_base.ClipTarget, **arguments
+) -> comfy.sd.CLIP:
     """`comfy.sd.CLIP` of a ClipTarget with its weights, which newer constructors (after 0.3.75) put to use at once."""
     if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
         return comfy.sd.CLIP(target, state_dict=[state_dict], **arguments)
@@ -47,10 +57,17 @@ def load_clip(state_dict, target, **arguments):
     return clip
 
 
-def quantized_text_encoder(quantization):
-    """The model options of a text encoder with quantised layers, and the tensors that its state dict needs besides.
+def quantized_text_encoder(quantization: Mapping[str, dict]) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What a text encoder with quantised layers needs.
 
-    Raises WeightsError if this ComfyUI does not know the format.
+    Args:
+        quantization: layer name -> ComfyUI's settings for it.
+
+    Returns:
+        (model options, tensors that the state dict needs besides).
+
+    Raises:
+        WeightsError: this ComfyUI does not know the format.
     """
     if not quantization:
         return {}, {}
@@ -75,13 +92,18 @@ def _has_quantized_layers():
     return hasattr(comfy.supported_models_base.BASE, "quant_config")
 
 
-def note_dtypes(net):
+def note_dtypes(net: torch.nn.Module) -> None:
     """Note the types that the parameters have now as those to which a streaming patcher casts them (newer ComfyUI)."""
     if hasattr(comfy.model_management, "archive_model_dtypes"):
         comfy.model_management.archive_model_dtypes(net)
 
 
-def load_weights(net, state_dict, quantization, patcher):
+def load_weights(
+    net: torch.nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    quantization: Mapping[str, dict],
+    patcher: comfy.model_patcher.ModelPatcher,
+) -> None:
     """Strictly put weights into a net that was built without (on the meta device).
 
     Weights that have the net's dtype become its parameters as they are, mapped from the file; the others are converted
@@ -106,7 +128,7 @@ def _with_old_scales(net, state_dict):
     return weights
 
 
-def patched_weight(patcher, name):
+def patched_weight(patcher: comfy.model_patcher.ModelPatcher, name: str) -> torch.Tensor:
     """One of a model's weights as it computes, in float32: out of its quantisation, with its LoRA patches merged.
 
     Core's `get_key_patches` does this for many at once, but stumbles over the scales of quantised layers.

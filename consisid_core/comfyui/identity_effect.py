@@ -1,8 +1,11 @@
 """What each half of an identity changes in the video, at which step and which frequency: the paper's claim that the
 global half gives the low and the local half the high frequencies, measured inside the model."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+import comfy.model_patcher
 import numpy as np
 import torch
 from comfy.samplers import calc_cond_batch
@@ -35,16 +38,33 @@ class IdentityEffect:
     """[S, K] the prediction with both halves itself, to see the others in relation to it."""
 
 
-def sample_with_identity_effect(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise=1.0):
-    """Sample as `sampling.sample` does, to the bit, and measure what each half of the identity does at each step.
+def sample_with_identity_effect(
+    model: comfy.model_patcher.ModelPatcher,
+    positive: list,
+    negative: list,
+    latent: dict,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    guidance: str,
+    denoise: float = 1.0,
+) -> tuple[dict, IdentityEffect]:
+    """Sample as `sampler.sample` does, to the bit, and measure what each half of the identity does at each step.
 
     Predictions are the model's clean videos for the positive prompt, before guidance. Each step costs one
     more evaluation of the positive prompt for each half that acts in it: at most twice the time, or three times at cfg
     1. In half precision the effect has a floor of rounding errors, those of the prediction itself. Patches on MODEL
     that carry state from one evaluation to the next, such as step caches, take these for steps: remove them.
 
-    Returns (LATENT, IdentityEffect). Raises ConsisIDError if MODEL is not ConsisID or positive has no identity, and
-    what `sample` raises.
+    Args:
+        model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise: as of `sampler.sample`.
+
+    Returns:
+        (LATENT, IdentityEffect).
+
+    Raises:
+        ConsisIDError: MODEL is not ConsisID or positive has no identity, and what `sample` raises.
     """
     require_consisid(model)
     if not any("concat_latent_image" in options or "identity_tokens" in options for _, options in positive):

@@ -1,10 +1,14 @@
 """LoRA files on the ConsisID transformer, in every naming that trainers use, through ComfyUI's own patches."""
 
+from __future__ import annotations
+
 import logging
 import math
 import re
+from pathlib import Path
 
 import comfy.lora
+import comfy.model_patcher
 import torch
 
 from ..checkpoint.files import parse_json
@@ -30,13 +34,21 @@ LOOKS_LIKE = {
 }
 
 
-def apply_lora(patcher, path, strength):
+def apply_lora(
+    patcher: comfy.model_patcher.ModelPatcher, path: Path | str, strength: float
+) -> comfy.model_patcher.ModelPatcher:
     """A clone of a ConsisID ModelPatcher with a LoRA's patches; the one that came in stays as it is.
 
-    path: a LoRA file; strength: factor on its scale, 0 returns the model itself. The scale is alpha / rank with the
-    alpha of the file's tensors, else of diffusers' metadata, else of PEFT's adapter_config.json, else 1, as in
-    diffusers. Logs a warning with the names of tensors that fit nothing.
-    Raises ConsisIDError if the model is not ConsisID, or the file is damaged, fits no module, or has other sizes.
+    The scale is alpha / rank with the alpha of the file's tensors, else of diffusers' metadata, else of PEFT's
+    adapter_config.json, else 1, as in diffusers. Logs a warning with the names of tensors that fit nothing.
+
+    Args:
+        patcher: ConsisID.
+        path: a LoRA file.
+        strength: factor on its scale; 0 returns the model itself.
+
+    Raises:
+        ConsisIDError: the model is not ConsisID, or the file is damaged, fits no module, or has other sizes.
     """
     model = require_consisid(patcher)
     if strength == 0:

@@ -1,8 +1,12 @@
 """T5 v1.1 as ConsisID was trained with it: exactly 226 tokens. A real `comfy.sd.CLIP` on every version."""
 
+from __future__ import annotations
+
 import logging
+from pathlib import Path
 
 import comfy.model_management
+import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
 import comfy.text_encoders.sd3_clip
@@ -69,11 +73,15 @@ class TextEncoder(comfy.sd1_clip.SD1ClipModel):
         return encoded
 
 
-def load_text_encoder(path):
-    """`comfy.sd.CLIP` of a T5 encoder file or folder of shards.
+def load_text_encoder(path: Path | str) -> comfy.sd.CLIP:
+    """`comfy.sd.CLIP` of a T5 encoder, its weights mapped from the file where they need no cast.
 
-    Raises ConsisIDError naming the file if it is another text encoder, incomplete, or quantised in a way that this
-    ComfyUI does not know.
+    Args:
+        path: a weight file or a folder of shards.
+
+    Raises:
+        ConsisIDError: naming the file, if it is another text encoder, incomplete, or quantised in a way that this
+            ComfyUI does not know.
     """
     checkpoint = read_weights(path)
     with about(path, REMEDY):

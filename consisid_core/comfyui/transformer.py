@@ -21,6 +21,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from ..checkpoint.fit import about
 from ..checkpoint.nets import config_tensors, transformer_weights
 from ..errors import ConsisIDError
+from ..model.config import TransformerConfig
 from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
@@ -44,7 +45,7 @@ FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
 class ComfyConsisIDTransformer(ConsisIDTransformer):
     """The net with ComfyUI's attention, behind ComfyUI's diffusion-model wrappers."""
 
-    def __init__(self, config, dtype, device, operations):
+    def __init__(self, config: TransformerConfig, dtype: torch.dtype, device: torch.device, operations: type):
         super().__init__(config, device=device, dtype=dtype, operations=operations, attention=optimized_attention)
 
     def forward(self, x, timestep, context, transformer_options={}, **kwargs):
@@ -89,7 +90,7 @@ class ConsisIDModelConfig(comfy.supported_models_base.BASE):
     latent_format = ConsisIDLatentFormat
     supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]
 
-    def __init__(self, config):
+    def __init__(self, config: TransformerConfig):
         super().__init__({"config": config})
         # Counted with `memory_count` at 720x480x49: a forward's peak is 7.2 hidden_dim for each patch, 0.72 GiB a video
         # in bf16, however many blocks: the feed-forward's activations (ff_dim) beside residual, modulated copy, output
@@ -106,7 +107,7 @@ class ConsisID(comfy.model_base.BaseModel):
     identity_tokens [B, 32, 2048], identity_scale, identity_range (start and end as fractions of sampling).
     """
 
-    def __init__(self, model_config, device=None):
+    def __init__(self, model_config: ConsisIDModelConfig, device: torch.device | None = None):
         super().__init__(
             model_config,
             comfy.model_base.ModelType.V_PREDICTION,
@@ -274,17 +275,25 @@ def _keep_tables_in_bf16(net):
     compat.note_dtypes(net)
 
 
-def require_consisid(patcher):
-    """The ConsisID model behind a MODEL. Raises ConsisIDError if it is another model."""
+def require_consisid(patcher: comfy.model_patcher.ModelPatcher) -> ConsisID:
+    """The model behind a MODEL, or ConsisIDError if it is not ConsisID."""
     if not isinstance(patcher.model, ConsisID):
         raise ConsisIDError(f"MODEL is a {type(patcher.model).__name__}, not ConsisID. Load it with Load ConsisID DiT.")
     return patcher.model
 
 
-def load_facial_extractor(patcher):
+def load_facial_extractor(
+    patcher: comfy.model_patcher.ModelPatcher,
+) -> tuple[comfy.model_patcher.ModelPatcher, torch.dtype]:
     """A copy of the model's facial extractor (151 M weights) in a patcher of its own, with LoRA patches merged.
 
     So one face does not pull the whole transformer onto the accelerator, and the model that came in stays as it is.
+
+    Returns:
+        (ModelPatcher of a LocalFacialExtractor, the dtype that it computes in).
+
+    Raises:
+        ConsisIDError: MODEL is not ConsisID.
     """
     model = require_consisid(patcher)
     dtype = model.manual_cast_dtype or model.get_dtype()

@@ -146,7 +146,8 @@ def _print_table(head, rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
+    """Run the command with these arguments. Returns its exit code."""
     arguments = ["check" if argument == "--check" else argument for argument in arguments] or ["list"]
     options = _parser().parse_args(arguments)
     command = {"list": _list, "download": _download, "check": _check, "convert": _convert}[options.command]

@@ -1,11 +1,15 @@
 """Fetching the parts of the release into their places."""
 
+from __future__ import annotations
+
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.files import checkpoint_files
+from ..checkpoint.model_folders import ModelFolders
 from ..errors import ConsisIDError
 from .hub import DamagedDownloadError, RemoteFile, UnreachableError, fetch, is_same, list_remote, url_of
 from .parts import REPOSITORY, Part, human, unfinished
@@ -20,7 +24,7 @@ class Item:
     target: Path
 
     @property
-    def remaining(self):
+    def remaining(self) -> int:
         """Bytes to fetch, if nothing has to be fetched twice."""
         if self.target.exists():
             return 0
@@ -28,8 +32,13 @@ class Item:
         return max(0, self.remote.size - (partial.stat().st_size if partial.exists() else 0))
 
 
-def plan(parts, folders):
-    """The Items of these parts, by the hub's list of files. Raises ConsisIDError, UnreachableError with the way out."""
+def plan(parts: Sequence[Part], folders: ModelFolders) -> list[Item]:
+    """The Items of these parts, by the hub's list of files.
+
+    Raises:
+        UnreachableError: there is no connection; with the list of what to fetch by hand.
+        ConsisIDError: the hub refuses, or has no such part.
+    """
     try:
         remote = list_remote()
     except UnreachableError as error:
@@ -61,7 +70,7 @@ def _files_below(place, remote):
     return []
 
 
-def check_space(items):
+def check_space(items: Sequence[Item]) -> None:
     """Raise ConsisIDError if what remains to be fetched does not fit on the disks."""
     needs = {}
     for item in items:
@@ -77,10 +86,14 @@ def check_space(items):
             )
 
 
-def run(items):
-    """Fetch what is not there yet, reporting each file. Returns the number of files that are not as the hub has them.
+def run(items: Sequence[Item]) -> int:
+    """Fetch what is not there yet, reporting each file.
 
-    Raises ConsisIDError when going on makes no sense: no connection, no permission, a full disk.
+    Returns:
+        The number of files that are not as the hub has them.
+
+    Raises:
+        ConsisIDError: going on makes no sense: no connection, no permission, a full disk.
     """
     wrong = 0
     for item in items:
@@ -103,7 +116,7 @@ def run(items):
     return wrong
 
 
-def by_hand(parts, folders):
+def by_hand(parts: Sequence[Part], folders: ModelFolders) -> str:
     """The list of addresses and targets for somebody who fetches the files in another way."""
     lines = ["To fetch the files by hand, from another machine if need be, save each address under the path after it:"]
     for part in parts:
