@@ -3,7 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..consisid_core.comfyui.face_models import analyze_faces
-from ..consisid_core.face.analysis import SELECTIONS
+from ..consisid_core.face.selection import SELECTIONS
 from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 

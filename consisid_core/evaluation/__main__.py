@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..errors import ConsisIDError
-from ..face.analysis import PROVIDER_CHOICES, resolve_providers
+from ..face.providers import PROVIDER_CHOICES, resolve_providers
 from ..weights.layout import ModelFolders
 from . import batch
 from .face_similarity import PROTOCOLS

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.fit import about
-from ..face.analysis import FaceDetector
+from ..face.detector import FaceDetector
 from ..weights.source import read_tensors
 from .nets.clip_score import ClipScorer
 from .nets.curricularface import CurricularFace
