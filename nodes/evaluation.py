@@ -12,7 +12,7 @@ from ..consisid_core.comfyui.evaluation import (
 )
 from ..consisid_core.evaluation.face_similarity import PROTOCOLS
 from ..consisid_core.evaluation.plots import THEMES
-from ..consisid_core.face.analysis import PROVIDER_CHOICES
+from ..consisid_core.face.providers import PROVIDER_CHOICES
 from .node import ConsisIDNode, schema
 from .sampler import ConsisIDSampler
 from .sockets import (

@@ -1,9 +1,10 @@
 """From a photo to a FACE."""
 
+import torch
 from comfy_api.latest import io, ui
 
-from ..consisid_core.comfyui.face_models import analyze_faces
-from ..consisid_core.face.analysis import SELECTIONS
+from ..consisid_core.comfyui.face_models import FaceModels, analyze_faces
+from ..consisid_core.face.selection import SELECTIONS
 from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 
@@ -11,8 +12,10 @@ CATEGORY = "ConsisID/face"
 
 
 class ConsisIDFaceAnalyzer(ConsisIDNode):
+    """Photos -> FACE, the crop, and a picture of what was found."""
+
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDFaceAnalyzer",
             display_name="ConsisID Face Analyzer",
@@ -60,7 +63,10 @@ class ConsisIDFaceAnalyzer(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, face_models, image, selection, face_index, background) -> io.NodeOutput:
+    def execute(
+        cls, face_models: FaceModels, image: torch.Tensor, selection: str, face_index: int, background: str
+    ) -> io.NodeOutput:
+        """See `analyze_faces`."""
         face, detections = analyze_faces(face_models, image, selection, face_index, background)
         return io.NodeOutput(face, face.image, detections, ui=ui.PreviewImage(detections, cls=cls))
 

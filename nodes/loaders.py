@@ -6,7 +6,7 @@ from ..consisid_core.comfyui.face_models import load_face_models
 from ..consisid_core.comfyui.text_encoder import load_text_encoder
 from ..consisid_core.comfyui.transformer import WEIGHT_DTYPES, load_transformer
 from ..consisid_core.comfyui.vae import load_vae
-from ..consisid_core.face.analysis import PROVIDER_CHOICES
+from ..consisid_core.face.providers import PROVIDER_CHOICES
 from .node import ConsisIDNode, schema
 from .sockets import (
     ConsisIDFaceModels,

@@ -66,7 +66,7 @@ def pack(models_dir):
 
 @pytest.fixture(scope="session")
 def detector(pack):
-    from consisid_pack.consisid_core.face.analysis import FaceDetector
+    from consisid_pack.consisid_core.face.detector import FaceDetector
 
     return FaceDetector(pack, ["CPUExecutionProvider"])
 

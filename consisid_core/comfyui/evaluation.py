@@ -18,7 +18,7 @@ from ..evaluation.nets.clip_score import text_positions
 from ..evaluation.scores import VideoScorer, VideoScores, report_lines
 from ..evaluation.spectrum import SpectrumAccumulator, spectrum_picture
 from ..evaluation.video import FrameBatch
-from ..face.analysis import recogniser_crop
+from ..face.align import recogniser_crop
 from ..types import Face
 from .face_models import load_detector
 from .identity_effect import sample_with_identity_effect

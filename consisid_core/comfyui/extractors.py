@@ -15,7 +15,7 @@ from PIL import Image
 from ..errors import ConsisIDError
 from ..face.keypoints import draw_keypoints, map_points
 from ..types import Face, GlobalID, LocalID
-from .face_models import FaceModels
+from .face_models import EVA_MEMORY, FaceModels
 from .transformer import load_facial_extractor
 from .vae import require_cogvideox
 
@@ -120,9 +120,7 @@ def extract_local_id(model: comfy.model_patcher.ModelPatcher, face_models: FaceM
     config = extractor_patcher.model.config
     eva, eva_device = face_models.eva.model, face_models.eva.load_device
     # Both at once: with smart memory off, loading one of them unloads the other.
-    comfy.model_management.load_models_gpu(
-        [face_models.eva, extractor_patcher], memory_required=face.gray_image[0, :, :, 0].numel() * 300
-    )
+    comfy.model_management.load_models_gpu([face_models.eva, extractor_patcher], memory_required=EVA_MEMORY)
     progress = comfy.utils.ProgressBar(len(face.embedding))
     tokens = []
     for embedding, gray in zip(face.embedding, face.gray_image, strict=True):

@@ -1,6 +1,7 @@
-"""Face nets in ComfyUI's memory management, and the way from photos to a FACE."""
+"""Face nets in ComfyUI's memory management."""
 
-import logging
+from __future__ import annotations
+
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,29 +9,26 @@ from pathlib import Path
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
-import numpy as np
 import torch
 from comfy.patcher_extension import CallbacksMP
 
 from ..checkpoint.finite import check_finite
 from ..checkpoint.fit import about
-from ..errors import ConsisIDError, optional_library
-from ..face.align import FACE_SIZE
-from ..face.analysis import (
-    FaceDetector,
-    align_photo,
-    draw_detections,
-    order_faces,
-    resolve_providers,
-    select_face,
-    to_photo,
-)
-from ..face.quality import quality_hints
-from ..face.same_person import SAME_PERSON, disagreeing_photos
+from ..errors import optional_library
+from ..face.analyze import analyze_photos
+from ..face.detector import FaceDetector
+from ..face.parsing import BiSeNet
+from ..face.providers import resolve_providers
 from ..types import Face
 from .weight_files import log_demo_weights, read_weights
 
-log = logging.getLogger("consisid")
+# Bytes that one crop takes in each net beside weights, so that ComfyUI frees as much: the tensors that live at once,
+# counted by `dev/memory_count.py` for the released sizes in float32 (35.0 and 66.7 MiB), rounded up. What kernels take
+# for themselves lies within the 0.8 GiB that ComfyUI keeps free for any model.
+PARSING_MEMORY = 36 * 2**20
+"""`whiten_background` of a 512 px crop."""
+EVA_MEMORY = 70 * 2**20
+"""The same crop through `preprocess` and the EVA tower at 336 px; the facial extractor after it takes less."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +49,17 @@ class ResidentDetector(torch.nn.Module):
     It has no parameters: onnxruntime holds the weights, outside of torch's memory.
     """
 
-    def __init__(self, pack_folder, providers):
+    def __init__(self, pack_folder: Path, providers: list[str]) -> None:
         super().__init__()
         self.pack_folder, self.providers = pack_folder, providers
-        self.detector = None
+        self.detector: FaceDetector | None = None
 
-    def start(self):
-        """Make `detector` a FaceDetector, unless it is one. Raises ConsisIDError as FaceDetector does."""
+    def start(self) -> None:
+        """Makes `detector` a FaceDetector, unless it is one.
+
+        Raises:
+            ConsisIDError: as FaceDetector does.
+        """
         # ComfyUI reports a model as loaded at every use.
         if self.detector is None:
             self.detector = FaceDetector(self.pack_folder, self.providers)
@@ -66,11 +68,17 @@ class ResidentDetector(torch.nn.Module):
 _detectors = weakref.WeakValueDictionary()
 
 
-def load_detector(pack_folder, provider):
-    """ModelPatcher of a ResidentDetector, loaded; provider as in `PROVIDER_CHOICES`.
+def load_detector(pack_folder: Path | str, provider: str) -> comfy.model_patcher.ModelPatcher:
+    """ModelPatcher of a ResidentDetector, loaded.
 
     The same pack and provider give the same patcher as long as someone holds it and the files stay as they are.
-    Raises ConsisIDError naming the folder or file that is missing, damaged or of another kind.
+
+    Args:
+        pack_folder: folder of an insightface pack.
+        provider: one of `PROVIDER_CHOICES`.
+
+    Raises:
+        ConsisIDError: naming the folder or file that is missing, damaged or of another kind.
     """
     folder, providers = Path(pack_folder).absolute(), resolve_providers(provider)
     stats = [(file.name, file.stat()) for file in sorted(folder.glob("*.onnx")) if file.is_file()]
@@ -103,14 +111,22 @@ def _release_detector(patcher, unpatch_all):
         patcher.model.detector = None
 
 
-def load_face_models(pack_folder, parsing_path, eva_path, provider):
-    """FaceModels from an insightface pack folder and two weight files; provider as in `PROVIDER_CHOICES`.
+def load_face_models(
+    pack_folder: Path | str, parsing_path: Path | str, eva_path: Path | str, provider: str
+) -> FaceModels:
+    """FaceModels from an insightface pack and two weight files.
 
-    Raises ConsisIDError naming the file or folder that is missing, damaged or of another kind.
+    Args:
+        pack_folder: folder of an insightface pack.
+        parsing_path: facexlib's BiSeNet face parser.
+        eva_path: EVA02-CLIP-L-14-336, whole or its image tower.
+        provider: one of `PROVIDER_CHOICES`, for the pack.
+
+    Raises:
+        ConsisIDError: naming the file or folder that is missing, damaged or of another kind.
     """
     with optional_library("Face analysis"):
         from ..face.eva_clip import EvaClipVisual
-        from ..face.parsing import BiSeNet
     detector = load_detector(pack_folder, provider)
     if detector.model.detector.is_demo:
         log_demo_weights(pack_folder)
@@ -133,87 +149,33 @@ def _load_net(net_class, path, dtype, remedy):
     )
 
 
-def analyze_faces(face_models, images, selection, face_index, background):
-    """The chosen face of each photo.
+def analyze_faces(
+    face_models: FaceModels, images: torch.Tensor, selection: str, face_index: int, background: str
+) -> tuple[Face, torch.Tensor]:
+    """The chosen face of each photo, with ComfyUI's memory management, progress bar and cancel.
 
-    images: [B, H, W, C] photos of one person, 0..1. selection, face_index: see `select_face`.
-    background: "remove" whitens everything but the person's head, "keep" leaves the crop as it is.
-    Returns (Face, detections [B, H, W, 3]: the photos with every detected face drawn in).
-    Logs a warning for whatever may spoil the likeness in a photo, and one that names the photos of someone else.
-    Raises ConsisIDError naming the photo in which no such face is found.
+    Args:
+        face_models: the nets.
+        images: [B, H, W, C] photos of one person, 0..1.
+        selection: see `analyze_photos`.
+        face_index: see `analyze_photos`.
+        background: "remove" whitens everything but the person's head, "keep" leaves the crop as it is.
+
+    Returns:
+        (Face, detections [B, H, W, 3]) of `analyze_photos`.
+
+    Raises:
+        ConsisIDError: as `analyze_photos` does.
     """
-    from ..face.parsing import keep_background, whiten_background
-
-    if len(images) == 0:
-        raise ConsisIDError("image is an empty batch: no photo arrived from the node before.")
+    parser = face_models.parser if background == "remove" else None
     # Both at once and only here: with smart memory off, loading one of them unloads the other.
-    nets = [face_models.detector, face_models.parser] if background == "remove" else [face_models.detector]
-    comfy.model_management.load_models_gpu(nets, memory_required=FACE_SIZE**2 * 600)
-    detector = face_models.detector.model.detector
-    parser, parser_device = face_models.parser.model, face_models.parser.load_device
+    nets = [face_models.detector, parser] if parser else [face_models.detector]
+    comfy.model_management.load_models_gpu(nets, memory_required=PARSING_MEMORY)
     progress = comfy.utils.ProgressBar(len(images))
-    faces, alignments, colours, grays, drawings = [], [], [], [], []
-    for number, image in enumerate(images, start=1):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        try:
-            photo = to_photo(image)
-            found = detector.detect(photo)
-            chosen = select_face(found, selection, face_index, photo.shape[:2])
-            crop, alignment = align_photo(photo, found[chosen])
-            hints = quality_hints(photo, found[chosen])
-        except ConsisIDError as error:
-            size = f"{image.shape[1]}x{image.shape[0]}"
-            raise ConsisIDError(f"Photo {number} of {len(images)} ({size}): {error}") from None
-        if len(found) > 1:
-            log.info(
-                "Photo %d of %d shows %d faces: taking number %d by %s.",
-                number, len(images), len(found), face_index, selection,
-            )  # fmt: skip
-        for hint in hints:
-            log.warning("Photo %d of %d: %s", number, len(images), hint)
-        crop = _to_tensor(crop).movedim(-1, 1)
-        if background == "remove":
-            colour, gray = whiten_background(parser, crop.to(parser_device))
-        else:
-            colour, gray = keep_background(crop)
-        faces.append(found[chosen])
-        alignments.append(torch.from_numpy(alignment))
-        colours.append(colour.movedim(1, -1).cpu())
-        grays.append(gray.movedim(1, -1).cpu())
-        # Numbered in the order of the selection, so that the number in the picture is the face_index to choose.
-        ordered = [found[i] for i in order_faces(found, selection, photo.shape[:2])]
-        drawings.append(_to_tensor(draw_detections(photo, ordered, face_index)))
+
+    def on_photo():
         progress.update(1)
-    face = Face(
-        embedding=torch.from_numpy(np.stack([face.embedding for face in faces])),
-        landmarks=torch.from_numpy(np.stack([face.landmarks for face in faces])),
-        bbox=torch.from_numpy(np.stack([face.bbox for face in faces])),
-        score=torch.tensor([face.score for face in faces]),
-        image=torch.cat(colours),
-        gray_image=torch.cat(grays),
-        alignment=torch.stack(alignments),
-    )
-    _warn_of_strangers(face)
-    return face, torch.cat(drawings)
+        comfy.model_management.throw_exception_if_processing_interrupted()
 
-
-def _warn_of_strangers(face):
-    apart = disagreeing_photos(face.embedding)
-    if not apart:
-        return
-    scores = ", ".join(f"photo {number} ({cosine:.2f})" for number, cosine in apart)
-    count = len(face.embedding)
-    if len(apart) == count:
-        finding = f"The {count} photos differ, no two seem to show the same person"
-    else:
-        finding = f"Of the {count} photos, some do not seem to show the person of the others"
-    log.warning(
-        "%s: %s; one person has a cosine of %.1f or more. All are used, the first for shape, the mean of all for "
-        "detail: take out photos of others, or choose another face by selection and face_index.",
-        finding, scores, SAME_PERSON,
-    )  # fmt: skip
-
-
-def _to_tensor(picture):
-    """uint8 [H, W, 3] -> float32 [1, H, W, 3] in 0..1."""
-    return torch.from_numpy(picture).float().div(255).unsqueeze(0)
+    detector = face_models.detector.model.detector
+    return analyze_photos(detector, parser and parser.model, images, selection, face_index, on_photo)

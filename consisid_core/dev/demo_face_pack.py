@@ -4,7 +4,7 @@ antelopev2 may not be shipped with this pack, and not every machine can fetch it
 two small, freely licensed nets from OpenCV Zoo: YuNet (detector, five landmarks; MIT) and SFace (recogniser;
 Apache-2.0). This module re-wires their inputs and outputs until an unmodified `insightface.app.FaceAnalysis` takes
 them for SCRFD and ArcFace. Faces are really found and really compared, but the embedding is not the one ConsisID was
-trained on: both files say so in their metadata (`DEMO_WEIGHTS_KEY`).
+trained on: both files say so in their metadata (`DEMO_MARKER`).
 """
 
 import hashlib
@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoint.files import DEMO_MARKER
 from ..errors import ConsisIDError
-
-DEMO_WEIGHTS_KEY = "consisid_demo_weights"
-"""ONNX metadata key that marks a file written here."""
 
 DETECTOR_FILE = "det_yunet_scrfd.onnx"
 RECOGNISER_FILE = "rec_sface512.onnx"
@@ -194,5 +192,5 @@ def _marked_model(source, nodes, inputs, outputs, initializers, notice):
     weights = [tensor for tensor in initializers if tensor.name in used]
     graph = helper.make_graph(nodes, "consisid_demo", inputs, outputs, weights)
     model = helper.make_model(graph, opset_imports=source.opset_import, ir_version=source.ir_version)
-    helper.set_model_props(model, {DEMO_WEIGHTS_KEY: notice})
+    helper.set_model_props(model, {DEMO_MARKER: notice})
     return model

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..checkpoint.model_folders import ModelFolders
 from ..errors import ConsisIDError
-from ..face.analysis import PROVIDER_CHOICES, resolve_providers
+from ..face.providers import PROVIDER_CHOICES, resolve_providers
 from . import batch
 from .face_similarity import PROTOCOLS
 from .manifest import read_manifest

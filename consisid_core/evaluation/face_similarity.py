@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from ..errors import ConsisIDError
-from ..face.analysis import DETECTOR_SIZE, recogniser_crop
+from ..face.align import recogniser_crop
+from ..face.face_pack import DETECTOR_SIZE
 from .nets import curricularface, fid
 
 PROTOCOLS = ("strict", "paper")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..checkpoint.fit import about
 from ..checkpoint.reading import read_checkpoint
-from ..face.analysis import FaceDetector
+from ..face.detector import FaceDetector
 from .nets.clip_score import ClipScorer
 from .nets.curricularface import CurricularFace
 from .nets.fid import Inception

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConsisIDError
-from ..face.analysis import to_photo
+from ..face.photo import to_pixels
 
 log = logging.getLogger("consisid")
 
@@ -84,10 +84,10 @@ class FrameBatch:
         self.frame_count = len(images)
 
     def frames(self, positions=None):
-        """As `VideoFile.frames`. Raises ConsisIDError naming a frame that is no picture (`to_photo`)."""
+        """As `VideoFile.frames`. Raises ConsisIDError naming a frame that is no picture (`to_pixels`)."""
         for position in range(self.frame_count) if positions is None else positions:
             try:
-                frame = to_photo(self.images[position])
+                frame = to_pixels(self.images[position])
             except ConsisIDError as error:
                 raise ConsisIDError(f"Picture {position} of {self.name}: {error}") from None
             yield int(position), frame
@@ -107,7 +107,7 @@ def read_picture(path, upright):
                 return np.array(picture.convert("RGB"))
             picture = ImageOps.exif_transpose(picture)
             channels = "RGBA" if picture.has_transparency_data else "RGB"
-            return to_photo(np.asarray(picture.convert(channels), np.float32) / 255)
+            return to_pixels(np.asarray(picture.convert(channels), np.float32) / 255)
     except FileNotFoundError:
         raise ConsisIDError(f"The picture {path} does not exist.") from None
     except ConsisIDError as error:

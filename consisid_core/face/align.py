@@ -1,12 +1,18 @@
-"""Turns a face upright and centred: the 512 px crop that every later step of ConsisID looks at.
+"""Cuts a face out, upright and centred: the 512 px crop that every later step of ConsisID looks at.
 
 The reference leaves this to facexlib 0.3.0 (`utils/face_restoration_helper.py:73-74, 234-259`), built with
 `face_size=512, crop_ratio=(1, 1)` (diffusers `consisid_utils.py:312-320`).
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 from ..errors import ConsisIDError
+from .detected_face import DetectedFace
+from .face_pack import quiet
+from .keypoints import map_points
+from .photo import Photo
 
 FACE_SIZE = 512
 """Width and height of the aligned crop in pixels."""
@@ -28,7 +34,28 @@ BORDER_RGB = (132, 133, 135)
 _SMALLEST_ZOOM = 1e-3  # a face this much larger than its crop would be half a million pixels wide
 
 
-def estimate_alignment(landmarks):
+def align_photo(photo: Photo, face: DetectedFace) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts the chosen face out of its photo, upright and centred.
+
+    The pixels come from the photo shrunk to 1024 px, as in the reference (`consisid_utils.py:162-170, 264-266`).
+
+    Args:
+        photo: the photo.
+        face: one of its faces, in pixels of the photo as it came.
+
+    Returns:
+        crop: [512, 512, 3] uint8 RGB, grey where it leaves the photo.
+        alignment: [2, 3] float32, pixels of the photo as it came -> pixels of the crop.
+
+    Raises:
+        ConsisIDError: the landmarks cannot be aligned.
+    """
+    matrix = estimate_alignment(map_points(photo.to_small, face.landmarks))
+    alignment = matrix @ np.vstack([photo.to_small, (0, 0, 1)])
+    return warp_face(photo.small, matrix), alignment.astype(np.float32)
+
+
+def estimate_alignment(landmarks: np.ndarray) -> np.ndarray:
     """Finds the rotation, uniform scale and shift that bring five landmarks closest to the FFHQ template.
 
     Args:
@@ -55,7 +82,7 @@ def estimate_alignment(landmarks):
     return matrix
 
 
-def warp_face(image, matrix):
+def warp_face(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """Cuts the aligned face out of an image.
 
     Args:
@@ -75,3 +102,20 @@ def warp_face(image, matrix):
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=BORDER_RGB,
     )
+
+
+def recogniser_crop(picture: np.ndarray, face: DetectedFace, size: int) -> np.ndarray:
+    """Cuts a face out as recognisers are trained on it: closer than `align_photo`, black where it leaves the picture.
+
+    Args:
+        picture: [H, W, 3] uint8 RGB.
+        face: one of its faces.
+        size: width and height of the crop in pixels, a multiple of 112.
+
+    Returns:
+        [size, size, 3] uint8 RGB.
+    """
+    from insightface.utils import face_align
+
+    with quiet():
+        return face_align.norm_crop(picture, landmark=face.landmarks, image_size=size)

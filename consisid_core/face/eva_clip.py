@@ -2,6 +2,8 @@
 and five hidden states on the way to it. The network is timm's, the weights are `EVA02_CLIP_L_336_psz14_s6B.pt`.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -35,7 +37,25 @@ _SHAPE_NAMES = (
 class EvaClipVisual(nn.Module):
     """EVA02-CLIP's image tower. The defaults are the released sizes; attention heads have 64 channels each."""
 
-    def __init__(self, image_size=336, patch_size=14, width=1024, depth=24, mlp_dim=2730, output_dim=768):
+    def __init__(
+        self,
+        image_size: int = 336,
+        patch_size: int = 14,
+        width: int = 1024,
+        depth: int = 24,
+        mlp_dim: int = 2730,
+        output_dim: int = 768,
+    ) -> None:
+        """Builds the tower with random weights.
+
+        Args:
+            image_size: side of the square image in pixels.
+            patch_size: side of a patch in pixels.
+            width: channels of a token, a multiple of 64.
+            depth: number of blocks.
+            mlp_dim: channels inside a block's MLP.
+            output_dim: length of the CLIP embedding.
+        """
         super().__init__()
         self.image_size = image_size
         """Side of the square image that `forward` takes."""
@@ -60,12 +80,15 @@ class EvaClipVisual(nn.Module):
             )
 
     @classmethod
-    def from_state_dict(cls, state_dict):
+    def from_state_dict(cls, state_dict: dict[str, torch.Tensor]) -> EvaClipVisual:
         """The tower with these weights, in eval mode and in their dtype.
 
-        state_dict: the released EVA-CLIP parameters, of which the image tower's (`visual.*`) are taken, or the image
-        tower's alone, without the prefix; sizes are read from the shapes.
-        Raises WeightsError if these are other weights.
+        Args:
+            state_dict: the released EVA-CLIP parameters, of which the image tower's (`visual.*`) are taken, or the
+                image tower's alone, without the prefix; sizes are read from the shapes.
+
+        Raises:
+            WeightsError: these are other weights.
         """
         prefix = "visual." if "visual.pos_embed" in state_dict else ""
         for name in _SHAPE_NAMES:
@@ -99,13 +122,15 @@ class EvaClipVisual(nn.Module):
         load_exactly(visual.tower, checkpoint_filter_fn(weights, visual.tower))
         return visual.requires_grad_(False).eval()
 
-    def forward(self, image):
-        """Embed images that `preprocess` has made.
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Embeds images that `preprocess` has made (diffusers `consisid_utils.py:204-208`).
 
-        image [B, 3, image_size, image_size], on any device and in any floating dtype.
-        Returns the CLIP embedding [B, output_dim], of length 1, and the inputs of HIDDEN_BLOCKS, five tensors
-        [B, 1 + patches, width] with the class token first; all on the weights' device and in their dtype
-        (diffusers `consisid_utils.py:204-208`).
+        Args:
+            image: [B, 3, image_size, image_size], on any device and in any floating dtype.
+
+        Returns:
+            The CLIP embedding [B, output_dim], of length 1, and the inputs of `HIDDEN_BLOCKS`, five tensors
+            [B, 1 + patches, width] with the class token first; all on the weights' device and in their dtype.
         """
         tokens, hidden_states = self.tower.forward_intermediates(
             image.to(self.tower.pos_embed),
@@ -117,11 +142,15 @@ class EvaClipVisual(nn.Module):
         return embedding, [torch.cat([cls_token, patches], dim=1) for patches, cls_token in hidden_states]
 
 
-def preprocess(image, size):
+def preprocess(image: torch.Tensor, size: int) -> torch.Tensor:
     """Face crops as the tower takes them (diffusers `consisid_utils.py:200-203`).
 
-    image: square crops [B, 3, H, H], RGB 0..1. size: side to resize to, the tower's `image_size`.
-    Returns [B, 3, size, size], normalised by OpenAI CLIP's mean and deviation.
+    Args:
+        image: [B, 3, H, H] float, square crops, RGB 0..1.
+        size: side to resize to in pixels, the tower's `image_size`.
+
+    Returns:
+        [B, 3, size, size], normalised by OpenAI CLIP's mean and deviation.
     """
     # What torchvision's resize does to a tensor: antialiased, and bicubic overshoot stays in.
     image = F.interpolate(image, (size, size), mode="bicubic", antialias=True)

@@ -1,11 +1,14 @@
 """Identities kept for later: a Face as a .safetensors file."""
 
+from __future__ import annotations
+
 import itertools
 import logging
 import os
 import re
 import stat
 import uuid
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,10 +20,19 @@ from ..errors import ConsisIDError
 from ..types import Face
 
 SUFFIX = ".safetensors"
+"""Of an identity's file, whatever its name."""
+
 FORMAT = "consisid-identity"
+"""`format` in the metadata of every identity."""
+
 VERSION = 1
+"""`version` in the metadata: newest one that is read, and the one that is written."""
+
 MAX_PHOTOS = 600
-MAX_BYTES = 4 * 1000**3  # 600 photos take 3.8 GB.
+"""Most photos in an identity."""
+
+MAX_BYTES = 4 * 1000**3
+"""Largest file that is read; 600 photos take 3.8 GB."""
 
 # Shape of each field of a Face for one photo, as types.Face documents it.
 _SHAPES = {
@@ -48,12 +60,22 @@ _CURE = "Choose another identity, or save this one again with Save ConsisID Iden
 _FACE_CURE = "Connect the FACE of ConsisID Face Analyzer."
 
 
-def write_identity(face, folder, name):
-    """Save a Face as <folder>/<name>.safetensors, or with a number if that is taken (anna_2). Nothing is overwritten.
+def write_identity(face: Face, folder: Path | str, name: str) -> Path:
+    """Saves a Face as <folder>/<name>.safetensors, or with a number if that is taken (anna_2). Nothing is overwritten.
 
-    name may contain sub-folders (family/anna). The file appears complete or not at all. Returns its path, links
-    resolved. Raises ConsisIDError for a name that some system cannot store, a link out of the folder, a Face that is
-    not as documented, or a folder that cannot be written.
+    The file appears complete or not at all.
+
+    Args:
+        face: as `types.Face` documents it, of 1 to `MAX_PHOTOS` photos.
+        folder: created where needed.
+        name: may contain sub-folders (family/anna).
+
+    Returns:
+        Path of the file, links resolved.
+
+    Raises:
+        ConsisIDError: a name that some system cannot store, a link out of the folder, a Face that is not as
+            documented, or a folder that cannot be written.
     """
     parts = _check_name(name)
     tensors = {field: getattr(face, field) for field in _SHAPES}
@@ -87,6 +109,7 @@ def write_identity(face, folder, name):
 
 
 def _write(tensors, metadata, parent, stem):
+    """Path of the new file, written beside it first."""
     temporary = parent / f".{uuid.uuid4().hex}.tmp"
     try:
         # Copies, because tensors that share memory are refused.
@@ -111,7 +134,7 @@ def _write(tensors, metadata, parent, stem):
 
 
 def _reserve(parent, stem):
-    """Create the first free one of stem, stem_2, stem_3, …, as an empty file that is ours."""
+    """Creates the first free one of stem, stem_2, stem_3, …, as an empty file that is ours."""
     for number in itertools.count(1):
         path = parent / f"{stem}{f'_{number}' if number > 1 else ''}{SUFFIX}"
         try:
@@ -121,10 +144,11 @@ def _reserve(parent, stem):
             continue
 
 
-def read_identity(path):
-    """Read a file that `write_identity` made, as a Face in memory of its own, equal bit by bit to what was saved.
+def read_identity(path: Path | str) -> Face:
+    """Reads a file that `write_identity` made, as a Face in memory of its own, equal bit by bit to what was saved.
 
-    Raises ConsisIDError, naming file and cure, if it is missing, damaged, of another kind or of a newer version.
+    Raises:
+        ConsisIDError: naming file and cure, if it is missing, damaged, of another kind or of a newer version.
     """
     try:
         status = os.stat(path)
@@ -152,10 +176,13 @@ def read_identity(path):
     return Face(**tensors)
 
 
-def list_identities(folders):
-    """{name: path} of the identity files below the folders, sorted; in case of equal names the first folder wins.
+def list_identities(folders: Sequence[Path | str]) -> dict[str, Path]:
+    """The identity files below the folders, sorted by name; of equal names the one in the first folder.
 
-    Names have / between folders and no suffix. Hidden files and links that lead out of a folder are left out.
+    Hidden files and links that lead out of a folder are left out.
+
+    Returns:
+        {name: path}. Names have / between folders and no suffix.
     """
     found = {}
     for folder in folders:
@@ -169,8 +196,12 @@ def list_identities(folders):
     return dict(sorted(found.items()))
 
 
-def find_identity(folders, name):
-    """Path of the identity that `list_identities` lists by this name. Raises ConsisIDError if there is none."""
+def find_identity(folders: Sequence[Path | str], name: str) -> Path:
+    """Path of the identity that `list_identities` lists by this name.
+
+    Raises:
+        ConsisIDError: there is none.
+    """
     path = list_identities(folders).get(name)
     if path is None:
         raise ConsisIDError(
@@ -180,7 +211,7 @@ def find_identity(folders, name):
     return path
 
 
-def identity_name(path, folder):
+def identity_name(path: Path | str, folder: Path | str) -> str:
     """The name by which `list_identities` lists a file that `write_identity` wrote."""
     return Path(path).relative_to(Path(folder).resolve()).as_posix()[: -len(SUFFIX)]
 
@@ -195,7 +226,7 @@ def _stays_inside(path, folder):
 
 
 def _check_name(name):
-    """The parts of a name for a new file. Raises ConsisIDError, with the rules, for one that is not safe everywhere."""
+    """The parts of a name for a new file; ConsisIDError, with the rules, for one that is not safe everywhere."""
     parts = name.split("/")
     if not name:
         reason = "is empty"
@@ -231,7 +262,7 @@ def _check_metadata(metadata, path):
 
 
 def _check_shapes(tensors, source, cure):
-    """tensors: name -> (dtype, shape). Returns B. Raises ConsisIDError unless they are those of a Face."""
+    """B of tensors {name: (dtype, shape)}; ConsisIDError unless they are those of a Face."""
     if set(tensors) != set(_SHAPES):
         differing = ", ".join(sorted(name[:40] for name in set(tensors) ^ set(_SHAPES))[:10])
         raise ConsisIDError(f"{source} is not a complete identity: missing or unknown tensors {differing}. {cure}")

@@ -3,6 +3,8 @@
 Only checkpoints trained with `is_kps` look at it; the released one does not.
 """
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -15,7 +17,7 @@ _LIMB_BRIGHTNESS = 0.6
 _DOT_RADIUS = 10
 
 
-def draw_keypoints(landmarks, size=512):
+def draw_keypoints(landmarks: np.ndarray, size: int = 512) -> np.ndarray:
     """Draws the five landmarks the way the reference does (diffusers `pipeline_consisid.py:98-139`).
 
     The reference hands over landmarks in photo pixels, although training used crop pixels. Map them first:
@@ -51,7 +53,7 @@ def draw_keypoints(landmarks, size=512):
     return picture
 
 
-def map_points(matrix, points):
+def map_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Moves points through an affine matrix, e.g. photo landmarks into the aligned crop.
 
     Args:

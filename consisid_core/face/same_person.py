@@ -1,5 +1,8 @@
 """Whether several photos show one person, judged by the recogniser's embeddings."""
 
+from __future__ import annotations
+
+import torch
 import torch.nn.functional as F
 
 SAME_PERSON = 0.3
@@ -10,16 +13,19 @@ photos is closer to each than a single one. The demo recogniser (SFace) gives st
 """
 
 
-def disagreeing_photos(embedding):
+def disagreeing_photos(embedding: torch.Tensor) -> list[tuple[int, float]]:
     """Photos whose face is not that of the others.
 
     Each is compared with the mean of the others; the worst is set apart and the rest compared anew, so that one
     stranger does not make the others look like strangers to each other.
 
-    embedding: [B, 512] recogniser output of B photos, of any length (it is normalised here).
-    Returns [(number, cosine)] in the order of the photos, counted from 1, empty if all agree; both photos if only two
-    are left and disagree, because neither is the right one. cosine, -1..1, is that to the mean of the others when the
-    photo was set apart. A single photo agrees with itself.
+    Args:
+        embedding: [B, 512] recogniser output of B photos, of any length (it is normalised here).
+
+    Returns:
+        [(number, cosine)] in the order of the photos, counted from 1, empty if all agree; both photos if only two are
+        left and disagree, because neither is the right one. cosine, -1..1, is that to the mean of the others when the
+        photo was set apart. A single photo agrees with itself.
     """
     unit = F.normalize(embedding.float(), dim=-1)
     rest, apart = list(range(len(unit))), []

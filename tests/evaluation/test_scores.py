@@ -30,7 +30,7 @@ from consisid_pack.consisid_core.evaluation.nets.fid import Inception
 from consisid_pack.consisid_core.evaluation.scores import VideoScorer, VideoScores, report_lines
 from consisid_pack.consisid_core.evaluation.spectrum import picture_spectrum
 from consisid_pack.consisid_core.evaluation.video import FrameBatch, VideoFile, read_picture
-from consisid_pack.consisid_core.face.analysis import recogniser_crop
+from consisid_pack.consisid_core.face.align import recogniser_crop
 from helpers import paper_metrics
 from helpers.pictures import blur, crop, frames, jpeg, package_file, read, resize, rotate, tight
 from helpers.random_nets import random_inception

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 
 GREY = (128, 128, 128)
@@ -70,3 +71,8 @@ def jpeg(photo, level):
 def as_rgb(picture):
     picture = (picture * 255 if picture.dtype == bool else picture).astype(np.uint8)
     return np.stack([picture] * 3, axis=2) if picture.ndim == 2 else np.ascontiguousarray(picture[..., :3])
+
+
+def to_images(*pictures):
+    """uint8 [H, W, 3] each -> IMAGE."""
+    return torch.from_numpy(np.stack(pictures)).float().div(255)

@@ -16,7 +16,7 @@ from consisid_pack.consisid_core.comfyui.evaluation import ResidentModels
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation.nets.clip_score import ClipScorer
 from consisid_pack.consisid_core.evaluation.plots import THEMES
-from consisid_pack.consisid_core.face.analysis import FaceDetector
+from consisid_pack.consisid_core.face.detector import FaceDetector
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from helpers.interpreter import run_python
 from helpers.pictures import frames, package_file

@@ -1,38 +1,17 @@
-"""Face parsing and the EVA tower against their oracles: facexlib, consisid-eva-clip, and diffusers' face path."""
+"""The EVA tower against its oracles: consisid-eva-clip, and diffusers' path from the crop on."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from consisid_eva_clip import get_model_config
-from consisid_eva_clip.model import _build_vision_tower
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face.eva_clip import EvaClipVisual, preprocess
-from consisid_pack.consisid_core.face.parsing import WHITENED_LABELS, BiSeNet, keep_background, whiten_background
+from consisid_pack.consisid_core.face.parsing import BiSeNet, whiten_background
 from diffusers.pipelines.consisid import consisid_utils as reference
-from facexlib.parsing.bisenet import BiSeNet as ReferenceBiSeNet
-from helpers.random_nets import randomise
+from helpers.face_nets import TINY_EVA, greatest_error, reference_eva, released_names
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import normalize, resize
-
-TINY_EVA = {"width": 192, "layers": 21, "patch_size": 4, "image_size": 20}
-
-
-def relative_error(actual, expected):
-    assert actual.shape == expected.shape
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-def reference_eva(seed=0, output_dim=768, **sizes):
-    config = get_model_config("EVA02-CLIP-L-14-336")["vision_cfg"]
-    return randomise(_build_vision_tower(output_dim, config | sizes), seed)
-
-
-def released_names(tower):
-    """The state dict of a whole EVA-CLIP file: image tower, text tower, temperature."""
-    text = {"text.token_embedding.weight": torch.zeros(8, 4), "logit_scale": torch.zeros(())}
-    return {f"visual.{name}": x for name, x in tower.state_dict().items()} | text
 
 
 def eva_errors(visual, tower, batch=2):
@@ -41,17 +20,7 @@ def eva_errors(visual, tower, batch=2):
     expected, expected_hidden = tower(image, return_hidden=True)
     expected = expected / expected.norm(dim=1, keepdim=True)
     assert len(hidden) == len(expected_hidden) == 5
-    return [relative_error(a, b) for a, b in zip([embedding, *hidden], [expected, *expected_hidden], strict=True)]
-
-
-@pytest.fixture(scope="module")
-def tiny_eva():
-    return reference_eva(output_dim=24, **TINY_EVA)
-
-
-@pytest.fixture(scope="module")
-def reference_parser():
-    return randomise(ReferenceBiSeNet(num_class=19), seed=1)  # a seed that labels half of the pixels for whitening
+    return [greatest_error(a, b) for a, b in zip([embedding, *hidden], [expected, *expected_hidden], strict=True)]
 
 
 def test_eva_equals_reference_at_full_size():
@@ -87,7 +56,7 @@ def test_eva_runs_in_half_precision(tiny_eva, dtype):
         assert {x.dtype for x in (embedding, *hidden)} == {next(tower.parameters()).dtype}
         expected, expected_hidden = tiny_eva(image, return_hidden=True)
         assert torch.cosine_similarity(embedding.float(), expected) > 0.99
-        assert max(relative_error(a.float(), b) for a, b in zip(hidden, expected_hidden, strict=True)) < 0.05
+        assert max(greatest_error(a.float(), b) for a, b in zip(hidden, expected_hidden, strict=True)) < 0.05
 
 
 def test_rotary_positions_stay_exact_with_a_half_precision_file(tiny_eva):
@@ -117,38 +86,14 @@ def test_eva_says_what_is_wrong_with_a_file(tiny_eva, change, message):
         EvaClipVisual.from_state_dict(weights)
 
 
-def test_parser_equals_reference_at_full_width(reference_parser):
-    parser = BiSeNet.from_state_dict(reference_parser.state_dict())
-    assert not parser.training
-    image = torch.randn(2, 3, 256, 192, generator=torch.Generator().manual_seed(1))
-    error = relative_error(parser(image), reference_parser(image)[0])
-    print("BiSeNet at full width, relative error of the logits:", error)
-    assert error <= 1e-5
-
-
-def test_parser_takes_its_sizes_from_the_weights():
-    saved = randomise(BiSeNet(num_classes=5, width=4), seed=2)
-    parser = BiSeNet.from_state_dict(saved.state_dict())
-    image = torch.randn(1, 3, 64, 64)
-    assert parser(image).shape == (1, 5, 64, 64)
-    assert torch.equal(parser(image), saved(image))
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda w: w.clear(), "is not a BiSeNet face parser: .* is missing; it looks like an empty file"),
-        (lambda w: w.pop("conv_out.conv_out.weight"), "conv_out.conv_out.weight is missing"),
-        (lambda w: w.pop("conv_out16.conv.bn.running_var"), "conv_out16.conv.bn.running_var"),
-        (lambda w: w.update({"ffm.conv1.weight": torch.zeros(3, 16, 1, 1)}), "ffm.conv1.weight"),
-        (lambda w: w.update(extra=torch.zeros(1)), "extra"),
-    ],
-)
-def test_parser_says_what_is_wrong_with_a_file(change, message):
-    weights = BiSeNet(width=4).state_dict()
-    change(weights)
-    with pytest.raises(ConsisIDError, match=message):
-        BiSeNet.from_state_dict(weights)
+@pytest.mark.parametrize("side, size", [(512, 336), (512, 20), (64, 64)])
+def test_preprocess_equals_torchvision(side, size):
+    checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(2, 3, 4, 4)
+    image = checks.repeat_interleave(side // 8, 2).repeat_interleave(side // 8, 3)
+    expected = resize(image, size, InterpolationMode.BICUBIC)
+    assert size == side or expected.max() > 1  # bicubic overshoots at hard edges
+    expected = normalize(expected, reference.OPENAI_DATASET_MEAN, reference.OPENAI_DATASET_STD)
+    assert greatest_error(preprocess(image, size), expected) <= 1e-6
 
 
 def test_face_path_equals_diffusers(tiny_eva, reference_parser):
@@ -181,42 +126,6 @@ def test_face_path_equals_diffusers(tiny_eva, reference_parser):
     visual = EvaClipVisual.from_state_dict(released_names(tiny_eva))
     embedding, hidden = visual(preprocess(gray, visual.image_size))
     pairs = zip([embedding, *hidden], [id_cond[:, 512:], *expected_hidden], strict=True)
-    errors = [relative_error(a, b) for a, b in pairs]
+    errors = [greatest_error(a, b) for a, b in pairs]
     print(f"face path against diffusers, {whitened:.0%} white, relative errors:", errors)
     assert max(errors) <= 1e-4
-
-
-def test_every_whitened_label_turns_white_and_no_other():
-    image = torch.rand(1, 3, 32, 32) * 0.9
-    for label in range(19):
-        parser = randomise(BiSeNet(width=4), seed=3)
-        parser.forward = lambda x, label=label: torch.eye(19)[label].view(1, 19, 1, 1).expand(1, 19, 32, 32)
-        colour, gray = whiten_background(parser, image)
-        white = torch.ones_like(image)
-        whitened = label in (0, 7, 8, 9, 14, 15, 16, 18)
-        assert (label in WHITENED_LABELS) == whitened
-        assert torch.equal(colour, white if whitened else image)
-        assert torch.equal(gray, white if whitened else reference.to_gray(image))
-
-
-def test_parser_in_half_precision_leaves_the_image_in_its_own():
-    image = torch.rand(1, 3, 64, 64)
-    colour, gray = whiten_background(randomise(BiSeNet(width=4), seed=3).bfloat16(), image)
-    assert colour.dtype == gray.dtype == torch.float32
-
-
-def test_background_can_be_kept():
-    image = torch.rand(2, 3, 32, 32)
-    colour, gray = keep_background(image)
-    assert torch.equal(colour, image)
-    assert torch.equal(gray, reference.to_gray(image))
-
-
-@pytest.mark.parametrize("side, size", [(512, 336), (512, 20), (64, 64)])
-def test_preprocess_equals_torchvision(side, size):
-    checks = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(2, 3, 4, 4)
-    image = checks.repeat_interleave(side // 8, 2).repeat_interleave(side // 8, 3)
-    expected = resize(image, size, InterpolationMode.BICUBIC)
-    assert size == side or expected.max() > 1  # bicubic overshoots at hard edges
-    expected = normalize(expected, reference.OPENAI_DATASET_MEAN, reference.OPENAI_DATASET_STD)
-    assert relative_error(preprocess(image, size), expected) <= 1e-6

@@ -1,0 +1,116 @@
+"""A picture on its way into the face path: as it came, and as small as the reference looks at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..errors import ConsisIDError
+
+if TYPE_CHECKING:
+    import torch
+
+LONG_EDGE = 1024
+"""Larger photos are shrunk to this many pixels on their long edge before anything looks at them."""
+
+MIN_SIDE = 16
+"""Pictures with a shorter side cannot hold a face and are refused, or, when shrinking made them so, have none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """One photo at both sizes. Two are equal only if they are one and the same."""
+
+    pixels: np.ndarray
+    """[H, W, 3] uint8 RGB as it came (`to_pixels`)."""
+    name: str = "the photo"
+    """What messages call it, for example "Photo 2 of 5"."""
+
+    @cached_property
+    def small(self) -> np.ndarray:
+        """[h, w, 3] uint8 RGB, the long edge at most 1024 px; `pixels` itself where they are small enough."""
+        return shrink_to_long_edge(self.pixels)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of `pixels`."""
+        return self.pixels.shape[:2]
+
+    @property
+    def to_small(self) -> np.ndarray:
+        """[2, 3] float64 affine map from `pixels` to `small`."""
+        return _resize_matrix(self.pixels, self.small)
+
+    @property
+    def from_small(self) -> np.ndarray:
+        """[2, 3] float64 affine map from `small` to `pixels`."""
+        return _resize_matrix(self.small, self.pixels)
+
+
+def to_pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
+    """Turns one ComfyUI picture into the uint8 RGB that everything here takes.
+
+    Args:
+        image: [H, W, C] float tensor or array, 0..1 (values outside are cut off). C = 1 grey, which is repeated;
+            3 RGB; 4 RGBA, laid on white, the background ConsisID was trained on.
+
+    Returns:
+        [H, W, 3] uint8 RGB.
+
+    Raises:
+        ConsisIDError: another shape, a side below 16 px, or values that are not numbers.
+    """
+    if hasattr(image, "detach"):
+        image = image.detach().float().cpu().numpy()
+    image = np.asarray(image, np.float32)
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4):
+        raise ConsisIDError(
+            f"A photo must have the shape [height, width, 1, 3 or 4 channels]; this one has {list(image.shape)}."
+        )
+    height, width, channels = image.shape
+    if min(height, width) < MIN_SIDE:
+        raise ConsisIDError(
+            f"The photo is {width}x{height} px, too small to hold a face (at least {MIN_SIDE} px on each side, "
+            f"better {LONG_EDGE} px)."
+        )
+    if not np.isfinite(image).all():
+        raise ConsisIDError(
+            f"The photo ({width}x{height} px) contains NaN or infinite values, so a node before this one has failed: "
+            "look at its output with Preview Image."
+        )
+    if channels == 4:
+        alpha = image[..., 3:].clip(0, 1)
+        image = image[..., :3] * alpha + (1 - alpha)
+    pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
+    return np.array(np.broadcast_to(pixels, (height, width, 3)))
+
+
+def shrink_to_long_edge(pixels: np.ndarray, long_edge: int = LONG_EDGE) -> np.ndarray:
+    """Shrinks a picture by LANCZOS4 so that its long edge has `long_edge` px; never enlarges.
+
+    As diffusers `consisid_utils.py:42-62`.
+
+    Args:
+        pixels: [H, W, 3] uint8 RGB.
+        long_edge: in pixels.
+
+    Returns:
+        [h, w, 3] uint8 RGB; the picture itself where it is small enough.
+    """
+    import cv2
+
+    height, width = pixels.shape[:2]
+    factor = long_edge / max(height, width)
+    if factor >= 1:
+        return pixels
+    size = max(1, int(width * factor)), max(1, int(height * factor))  # truncated as in the reference
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_LANCZOS4)
+
+
+def _resize_matrix(source, target):
+    """[2, 3] map from pixels of `source` to pixels of its resized copy `target`; pixel centres stay centres."""
+    scale = np.divide(target.shape[1::-1], source.shape[1::-1])
+    return np.column_stack([np.diag(scale), (scale - 1) / 2])

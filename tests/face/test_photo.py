@@ -1,0 +1,115 @@
+"""Pictures on their way in: whatever ComfyUI has loaded becomes a photo, or a sentence says why not."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.face.keypoints import map_points
+from consisid_pack.consisid_core.face.photo import Photo, shrink_to_long_edge, to_pixels
+from helpers.pictures import similarity
+
+
+def test_to_photo_gives_back_what_comfyui_loaded():
+    photo = skimage.data.astronaut()
+    as_comfyui = torch.from_numpy(photo.astype(np.float32) / 255)
+    for image in (as_comfyui, as_comfyui.numpy(), as_comfyui.double()):
+        result = to_pixels(image)
+        assert result.dtype == np.uint8 and result.flags.c_contiguous and np.array_equal(result, photo)
+    assert np.array_equal(to_pixels(as_comfyui * 3 - 1), to_pixels((as_comfyui * 3 - 1).clamp(0, 1)))
+    assert np.abs(to_pixels(as_comfyui.bfloat16()).astype(int) - photo).max() <= 1
+
+
+def test_grey_and_transparent_pictures(detector, astronaut_face):
+    photo = torch.from_numpy(skimage.data.astronaut() / np.float32(255))
+    grey = to_pixels(photo.mean(dim=2, keepdim=True))
+    assert grey.shape == (512, 512, 3) and np.array_equal(grey[..., 0], grey[..., 2])
+    (face,) = detector.detect(Photo(grey))
+    assert np.allclose(face.landmarks, astronaut_face.landmarks, atol=3)
+    assert similarity(face, astronaut_face) > 0.8
+
+    alpha = torch.ones(512, 512, 1)
+    alpha[:, 300:] = 0
+    alpha[300:, :300] = 0.5
+    cut_out = to_pixels(torch.cat([photo, alpha], dim=2))
+    assert np.array_equal(cut_out[:300, :300], skimage.data.astronaut()[:300, :300])
+    assert (cut_out[:, 300:] == 255).all()
+    assert np.allclose(cut_out[300:, :300], (skimage.data.astronaut()[300:, :300] + 255.0) / 2, atol=0.6)
+    assert len(detector.detect(Photo(cut_out))) == 1
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        (np.zeros((1, 1, 3)), "1x1 px"),
+        (np.zeros((15, 300, 3)), "300x15 px"),
+        (np.full((32, 64, 3), np.nan), r"64x32 px.*NaN"),
+        (np.full((32, 64, 1), np.inf), "infinite"),
+        (np.zeros((1, 64, 64, 3)), r"\[1, 64, 64, 3\]"),
+        (np.zeros((64, 64, 2)), r"\[64, 64, 2\]"),
+        (np.zeros((64, 64)), r"\[64, 64\]"),
+    ],
+)
+def test_unusable_pictures_are_refused(image, message):
+    with pytest.raises(ConsisIDError, match=message):
+        to_pixels(image)
+
+
+def random_image(rng):
+    """An array of any rank, shape, dtype and range; most have a shape that `to_photo` takes."""
+    if rng.random() < 0.4:
+        shape = tuple(rng.integers(0, 40, rng.integers(0, 6)))
+    else:
+        shape = (*np.exp(rng.uniform(np.log(8), np.log(400), 2)).astype(int), rng.choice([1, 3, 4, 3, 3, 2, 0]))
+    dtype = rng.choice(["float32", "float64", "float16", "uint8", "int64", "bool"])
+    scale = rng.choice([1e-30, 1, 1, 1, 300, 1e30])
+    with np.errstate(over="ignore", invalid="ignore"):
+        image = np.asarray(rng.normal(0.5, 0.3, shape) * scale).astype(dtype)
+    if image.size and dtype.startswith("float") and rng.random() < 0.2:
+        image.flat[rng.integers(image.size)] = rng.choice([np.nan, np.inf, -np.inf])
+    return torch.from_numpy(image) if rng.random() < 0.5 else image
+
+
+def test_random_arrays_raise_nothing_but_our_error(detector):
+    rng = np.random.default_rng(0)
+    photos = refused = 0
+    for _ in range(300):
+        image = random_image(rng)
+        try:
+            photo = to_pixels(image)
+        except ConsisIDError:
+            refused += 1
+            continue
+        photos += 1
+        if photos > 60:
+            continue
+        for face in detector.detect(Photo(photo)):
+            assert np.isfinite(face.bbox).all() and np.isfinite(face.embedding).all()
+    assert photos > 60 and refused > 60, (photos, refused)
+
+
+def test_shrinking_never_enlarges():
+    photo = skimage.data.astronaut()
+    assert shrink_to_long_edge(photo) is photo
+    assert shrink_to_long_edge(np.zeros((500, 2000, 3), np.uint8)).shape == (256, 1024, 3)
+    assert shrink_to_long_edge(np.zeros((16000, 16, 3), np.uint8)).shape == (1024, 1, 3)
+
+
+def test_resized_pixels_keep_their_centres():
+    photo = Photo(np.zeros((2048, 4096, 3), np.uint8))
+    there, back = photo.to_small, photo.from_small
+    corners = [[-0.5, -0.5], [4095.5, 2047.5]]
+    assert np.allclose(map_points(there, corners), [[-0.5, -0.5], [1023.5, 511.5]])
+    assert np.allclose(map_points(back, map_points(there, corners)), corners)
+
+
+def test_a_photo_is_shrunk_once(poker):
+    photo = Photo(poker)
+    assert np.array_equal(photo.small, shrink_to_long_edge(poker)) and photo.small is photo.small
+    assert photo.size == poker.shape[:2] and max(photo.small.shape) == 1024
+
+
+def test_a_small_photo_is_its_own_copy(astronaut):
+    photo = Photo(astronaut)
+    assert photo.small is photo.pixels is astronaut
+    assert np.array_equal(photo.to_small, [[1, 0, 0], [0, 1, 0]]) and np.array_equal(photo.from_small, photo.to_small)
