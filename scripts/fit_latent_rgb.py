@@ -72,6 +72,7 @@ def to_pixels(picture):
     return (pixels.permute(2, 0, 1)[None, :, None].float() / 127.5) - 1
 
 
+@torch.inference_mode()
 def samples(net, pixels):
     """Pixels [1, 3, 1, H, W] -> float64 [n, 17] latents and a column of ones, [n, 3] colours in -1..1."""
     latents = SCALE_FACTOR * net.encode(pixels)[0, :, 0]
