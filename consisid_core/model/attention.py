@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 Attention = Callable[..., torch.Tensor]
 """Called as `scaled_dot_product_attention` below is."""
@@ -30,9 +31,9 @@ def scaled_dot_product_attention(
     Returns:
         [B, L, heads * D].
     """
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h l d -> b l (h d)")
 
 
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     """[B, L, heads * D] -> [B, heads, L, D], a view."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return rearrange(x, "b l (h d) -> b h l d", h=heads)

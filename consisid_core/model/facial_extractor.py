@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from .attention import Attention, split_heads
@@ -61,7 +62,7 @@ class PerceiverAttention(nn.Module):
         context, latents = self.norm1(context), self.norm2(latents)
         keys_from = context if self.cross else torch.cat((context, latents), dim=1)
         q = split_heads(self.to_q(latents), self.heads)
-        k, v = (split_heads(x, self.heads) for x in self.to_kv(keys_from).chunk(2, dim=-1))
+        k, v = rearrange(self.to_kv(keys_from), "b s (kv h d) -> kv b h s d", kv=2, h=self.heads)
         return self.to_out(
             self.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=transformer_options)
         )

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 from .attention import Attention, scaled_dot_product_attention, split_heads
@@ -78,9 +79,9 @@ class PatchEmbed(nn.Module):
     def forward(self, text_embeds: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """text_embeds [B, L, text_embed_dim], latents [B, C, T, H, W] -> text [B, L, D], image [B, T*h*w, D]."""
         text = self.text_proj(text_embeds)
-        image = self.proj(latents.transpose(1, 2).flatten(0, 1))
+        image = self.proj(rearrange(latents, "b c t h w -> (b t) c h w"))
         grid = (latents.shape[2], *image.shape[-2:])
-        image = image.unflatten(0, (-1, grid[0])).flatten(3).transpose(2, 3).flatten(1, 2)
+        image = rearrange(image, "(b t) d h w -> b (t h w) d", t=grid[0])
         if self.config.learned_positions:
             table = self.pos_embedding.to(image)
             text = text + table[:, : text.shape[1]]
@@ -96,9 +97,10 @@ class PatchEmbed(nn.Module):
         base = self.config.base_grid
         if grid[1:] == base[1:] and grid[0] <= base[0]:
             return table[:, : math.prod(grid)]
-        volume = table.unflatten(1, base).movedim(-1, 1)
+        frames, rows, columns = base
+        volume = rearrange(table, "b (t h w) d -> b d t h w", t=frames, h=rows, w=columns)
         resampled = F.interpolate(volume.float(), size=grid, mode="trilinear", align_corners=True)
-        return resampled.to(table).flatten(2).transpose(1, 2)
+        return rearrange(resampled.to(table), "b d t h w -> b (t h w) d")
 
 
 class AdaptiveLayerNormZero(nn.Module):
@@ -316,8 +318,10 @@ class ConsisIDTransformer(nn.Module):
                 )
 
         velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
-        velocity = velocity.unflatten(1, grid).unflatten(-1, (-1, patch, patch))
-        velocity = velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+        frames, rows, columns = grid
+        velocity = rearrange(
+            velocity, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=rows, w=columns, p=patch, q=patch
+        )
         return velocity[..., :height, :width]
 
     def _run_block(self, index, block, hidden, text_length, temb, rotary, transformer_options):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 CHUNK_VALUES = 2**25
@@ -244,7 +245,8 @@ def _norm_silu(norm, frames, latents=None, in_place=True):
         groups = part.shape[1] * layer.num_groups // layer.num_channels
         part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
         if latents is not None:
-            cells = part.unflatten(4, (latents.shape[4], -1)).unflatten(3, (latents.shape[3], -1))
+            h, w = latents.shape[-2:]
+            cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
             cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
         F.silu(part, inplace=True)
         for frame, result in zip(out, part.unbind(2), strict=True):
