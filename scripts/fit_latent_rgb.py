@@ -7,6 +7,8 @@ that each stands for. The error is that for pictures held out: each is predicted
 lines for ConsisIDLatentFormat in consisid_core/comfyui/transformer.py. Without pictures it takes scikit-image's.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ CELL = 8
 LONGEST_SIDE = 720
 
 
-def load_net(path):
+def load_net(path: Path) -> CogVideoXVAE:
     """The VAE of a .safetensors file, in float32. Raises ConsisIDError naming the file if it is another."""
     try:
         state_dict = {name: tensor.float() for name, tensor in load_file(path).items()}
@@ -42,7 +44,7 @@ def load_net(path):
     return net.requires_grad_(False)
 
 
-def read_picture(path):
+def read_picture(path: Path) -> Image.Image:
     """A picture file as RGB. Raises ConsisIDError naming the file if it is none."""
     try:
         with Image.open(path) as picture:
@@ -51,7 +53,7 @@ def read_picture(path):
         raise ConsisIDError(f"{path} cannot be read as a picture: {error}") from error
 
 
-def sample_pictures():
+def sample_pictures() -> dict[str, Image.Image]:
     """Name -> picture: scikit-image's photographs, and its colour wheel for colours that photographs lack."""
     from skimage import data
 
@@ -60,7 +62,7 @@ def sample_pictures():
     return {name: Image.fromarray(array) for name, array in arrays.items()}
 
 
-def to_pixels(picture):
+def to_pixels(picture: Image.Image) -> torch.Tensor:
     """PIL picture -> [1, 3, 1, H, W] in -1..1, at most 720 pixels wide and high, cut to a multiple of 8."""
     picture = picture.copy()
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
@@ -72,7 +74,8 @@ def to_pixels(picture):
     return (pixels.permute(2, 0, 1)[None, :, None].float() / 127.5) - 1
 
 
-def samples(net, pixels):
+@torch.inference_mode()
+def samples(net: CogVideoXVAE, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels [1, 3, 1, H, W] -> float64 [n, 17] latents and a column of ones, [n, 3] colours in -1..1."""
     latents = SCALE_FACTOR * net.encode(pixels)[0, :, 0]
     colours = F.avg_pool2d(pixels[:, :, 0], CELL)[0]
@@ -80,13 +83,13 @@ def samples(net, pixels):
     return torch.cat((latents, torch.ones_like(latents[:, :1])), dim=1), colours
 
 
-def fit(pictures):
+def fit(pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """[(inputs, colours)] of `samples` -> [17, 3], the bias last, with the least sum of squared errors."""
     inputs, colours = (torch.cat(parts) for parts in zip(*pictures, strict=True))
     return torch.linalg.lstsq(inputs, colours, driver="gelsd").solution
 
 
-def held_out_error(pictures):
+def held_out_error(pictures: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """RMSE in -1..1 and R² over all samples, each picture predicted by the fit to the others."""
     residuals = []
     for i, (inputs, colours) in enumerate(pictures):
@@ -97,7 +100,7 @@ def held_out_error(pictures):
     return squares.mean().sqrt().item(), 1 - (squares.sum() / variance).item()
 
 
-def source_lines(solution):
+def source_lines(solution: torch.Tensor) -> str:
     """[17, 3] -> the lines of ConsisIDLatentFormat."""
     *factors, bias = ["[" + ", ".join(f"{value:.4f}" for value in row) + "]" for row in solution.tolist()]
     rows = [f"        {', '.join(factors[i : i + 4])}," for i in range(0, len(factors), 4)]
@@ -106,7 +109,8 @@ def source_lines(solution):
     )
 
 
-def main():
+def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("vae", type=Path, metavar="VAE", help="a CogVideoX VAE, .safetensors")
     parser.add_argument("pictures", type=Path, nargs="*", metavar="PICTURE", help="two or more; many kinds are best")

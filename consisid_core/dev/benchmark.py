@@ -8,10 +8,13 @@ and each ratio is the median over turns. Prints a Markdown table. Needs no weigh
 tokens) is meant for an accelerator.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from types import SimpleNamespace
 
@@ -28,13 +31,7 @@ from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.facial_extractor import PerceiverAttention
 from ..model.rope import rotary_table
 from ..model.transformer import ConsisIDTransformer, JointAttention
-
-try:
-    from diffusers import ConsisIDTransformer3DModel
-    from diffusers.models.attention_processor import Attention
-    from diffusers.models.transformers import consisid_transformer_3d as reference
-except ImportError as error:
-    raise SystemExit(f"The benchmark needs diffusers, which does not import here ({error}). Install it.") from None
+from .reference import importing_diffusers
 
 SIZES = {
     "small": TransformerConfig(
@@ -58,37 +55,46 @@ AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2, "fp8": 3e-2}
 
 # The part of a forward that a module's own operations belong to; the scaled dot product and the face have their own.
 PARTS = ("linear layers", "attention", "norms", "rotary", "face attention", "rest")
-PART_OF_MODULE = {
-    PerceiverAttention: "face attention",
-    reference.PerceiverCrossAttention: "face attention",
-    JointAttention: "rotary",
-    Attention: "rotary",
-    nn.Linear: "linear layers",
-    nn.Conv2d: "linear layers",
-    nn.LayerNorm: "norms",
+# Of diffusers, which may be missing, the names.
+PART_OF_CLASS = {
+    PerceiverAttention.__name__: "face attention",
+    "PerceiverCrossAttention": "face attention",
+    JointAttention.__name__: "rotary",
+    "Attention": "rotary",
+    nn.Linear.__name__: "linear layers",
+    nn.Conv2d.__name__: "linear layers",
+    nn.LayerNorm.__name__: "norms",
 }
 
 
 class Float8Linear(nn.Linear):
     """Stores its weight in fp8 and casts it at use, as ComfyUI's layers do."""
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., in_features] -> [..., out_features], in the type of x."""
         return F.linear(x, self.weight.to(x.dtype), self.bias)
 
 
 class FixedTokens(nn.Module):
     """Stands in for diffusers' facial extractor where the transformer alone is measured."""
 
-    def __init__(self, tokens):
+    def __init__(self, tokens: torch.Tensor):
         super().__init__()
         self.register_buffer("tokens", tokens)
 
-    def forward(self, id_embedding, hidden_states):
+    def forward(self, id_embedding: torch.Tensor, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The tokens, whatever the face."""
         return self.tokens
 
 
-def build_pair(config, device, dtype):
-    """Our net and diffusers' with the same random weights, shared between them unless dtype is "fp8"."""
+def build_pair(config: TransformerConfig, device: str, dtype: str) -> tuple[nn.Module, nn.Module]:
+    """Our net and diffusers' with the same random weights, shared between them unless dtype is "fp8".
+
+    Raises:
+        ConsisIDError: diffusers does not import.
+    """
+    with importing_diffusers():
+        from diffusers import ConsisIDTransformer3DModel
     with torch.device("meta"):
         theirs = ConsisIDTransformer3DModel.from_config(diffusers_config(config))
         operations = nn
@@ -117,7 +123,7 @@ def build_pair(config, device, dtype):
 class Contest:
     """Both nets and one set of inputs. Latents are [B, T, C, H, W] for diffusers, [B, C, T, H, W] for us."""
 
-    def __init__(self, size, device, dtype):
+    def __init__(self, size: str, device: str, dtype: str):
         self.config = config = SIZES[size]
         self.device = device
         self.ours, self.theirs = build_pair(config, device, dtype)
@@ -137,11 +143,13 @@ class Contest:
         tokens = config.max_text_length + math.prod(config.base_grid)
         self.factors = randn(tokens, config.hidden_dim), randn(config.ff_dim, config.hidden_dim)
 
-    def ours_predict(self, latents, text):
+    def ours_predict(self, latents: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Velocity [B, C, T, H, W]."""
         batch = len(latents)
         return self.ours(latents, self.timestep.expand(batch), text, self.tokens.expand(batch, -1, -1))
 
-    def theirs_predict(self, latents, text, extractor):
+    def theirs_predict(self, latents: torch.Tensor, text: torch.Tensor, extractor: nn.Module) -> torch.Tensor:
+        """Velocity [B, C, T, H, W], with this facial extractor."""
         self.theirs.local_facial_extractor = extractor
         id_embedding, eva_states = self.face
         return self.theirs(
@@ -149,38 +157,42 @@ class Contest:
             id_cond=id_embedding, id_vit_hidden=eva_states, return_dict=False,
         )[0].transpose(1, 2)  # fmt: skip
 
-    def ours_forward(self):
+    def ours_forward(self) -> torch.Tensor:
+        """The transformer alone."""
         return self.ours_predict(self.latents, self.text[:1])
 
-    def theirs_forward(self):
+    def theirs_forward(self) -> torch.Tensor:
         """The transformer alone, as ours."""
         return self.theirs_predict(self.latents, self.text[:1], self.fixed_tokens)
 
-    def ours_both(self):
+    def ours_both(self) -> torch.Tensor:
         """Unconditional and conditional velocity."""
         return self.ours_predict(self.latents.expand(2, -1, -1, -1, -1), self.text)
 
-    def theirs_both(self):
+    def theirs_both(self) -> torch.Tensor:
         """With the facial extractor, which the reference runs at every step."""
         return self.theirs_predict(self.latents.expand(2, -1, -1, -1, -1), self.text, self.extractor)
 
-    def ours_step(self):
+    def ours_step(self) -> torch.Tensor:
+        """A denoising step with guidance."""
         return guided(self.ours_both())
 
-    def theirs_step(self):
+    def theirs_step(self) -> torch.Tensor:
+        """A denoising step with guidance."""
         return guided(self.theirs_both())
 
-    def matrix_product(self):
+    def matrix_product(self) -> torch.Tensor:
         """The widest product of a block: 2 * tokens * hidden_dim * ff_dim operations."""
         return F.linear(*self.factors)
 
 
-def guided(velocity):
+def guided(velocity: torch.Tensor) -> torch.Tensor:
+    """Classifier-free guidance of 6 from both velocities in one batch."""
     unconditional, conditional = velocity.chunk(2)
     return torch.lerp(unconditional, conditional, 6.0)
 
 
-def check_agreement(contest, dtype):
+def check_agreement(contest: Contest, dtype: str) -> None:
     """Raise ConsisIDError unless both nets compute the same, before guidance multiplies the rounding."""
     for ours, theirs in ((contest.ours_forward, contest.theirs_forward), (contest.ours_both, contest.theirs_both)):
         actual, expected = ours().float(), theirs().float()
@@ -193,7 +205,7 @@ def check_agreement(contest, dtype):
             )
 
 
-def seconds(call, device):
+def seconds(call: Callable, device: str) -> tuple[float, float]:
     """(wall, processor) seconds of one call; the processor's count all threads, and no other program's load."""
     _synchronize(device)
     wall, processor = time.perf_counter(), time.process_time()
@@ -207,13 +219,13 @@ def _synchronize(device):
         torch.cuda.synchronize()
 
 
-def timings(calls, device, repeats):
+def timings(calls: Sequence[Callable], device: str, repeats: int) -> list[tuple[tuple[float, float], ...]]:
     """`seconds` of each call in each turn, [len(calls)][repeats], after one turn to warm up."""
     turns = [[seconds(call, device) for call in calls] for _ in range(repeats + 1)]
     return list(zip(*turns[1:], strict=True))
 
 
-def peak_memory(call, device):
+def peak_memory(call: Callable, device: str) -> int:
     """Bytes allocated during a call at their highest, without what was there before."""
     if device == "cuda":
         before = torch.cuda.memory_allocated()
@@ -226,11 +238,11 @@ def peak_memory(call, device):
     return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
 
 
-def time_by_part(net, call, device):
+def time_by_part(net: nn.Module, call: Callable, device: str) -> dict[str, float]:
     """Seconds that one call spends in each of PARTS."""
     hooks = []
     for module in net.modules():
-        part = next((part for kind, part in PART_OF_MODULE.items() if isinstance(module, kind)), None)
+        part = next(filter(None, (PART_OF_CLASS.get(kind.__name__) for kind in type(module).mro())), None)
         if part is not None:
             scope = record_function(part)
             hooks.append(module.register_forward_pre_hook(lambda *_, scope=scope: scope.__enter__() and None))
@@ -264,7 +276,7 @@ def _part(event):
     return next((scope for scope in scopes if scope in PARTS), "rest")
 
 
-def count_operations(call):
+def count_operations(call: Callable) -> int:
     """Floating-point operations of matrix products and attention."""
     on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     counter = FlopCounterMode(
@@ -276,12 +288,21 @@ def count_operations(call):
 
 
 @torch.inference_mode()
-def benchmark(size, device, dtype, repeats):
-    """(rows, operations per forward, operations per second of a matrix product).
+def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[tuple], int, float]:
+    """Measure one size.
 
-    A row is (what, unit, ours, diffusers', diffusers' / ours); for a part of a forward the quotient is that of its
-    times. Raises ConsisIDError if the nets disagree.
+    Returns:
+        Rows, operations per forward, operations per second of a matrix product. A row is (what, unit, ours, diffusers',
+        diffusers' / ours); for a part of a forward the quotient is that of its times.
+
+    Raises:
+        ConsisIDError: the nets disagree, diffusers does not import, or there is no such device.
     """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConsisIDError(
+            "PyTorch finds no CUDA device here. Leave out --device to measure on the CPU, or install a PyTorch that "
+            "was built with CUDA."
+        )
     contest = Contest(size, device, dtype)
     check_agreement(contest, dtype)
     calls = [contest.ours_forward, contest.theirs_forward, contest.ours_step, contest.theirs_step]
@@ -318,7 +339,8 @@ def _median_wall(turns):
     return statistics.median(wall for wall, _ in turns)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m consisid_core.dev.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, help="default: full on cuda, else mid")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
@@ -331,7 +353,7 @@ def main(arguments=None):
     try:
         rows, operations, rate = benchmark(size, device, dtype, args.repeats)
     except ConsisIDError as error:
-        raise SystemExit(str(error)) from None
+        raise SystemExit(f"Error: {error}") from None
 
     config = SIZES[size]
     print(

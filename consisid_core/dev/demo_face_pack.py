@@ -37,7 +37,7 @@ _STRIDES = (8, 16, 32)
 _INPUT_SIZE = 640  # YuNet's file has this input size built in
 
 
-def write_demo_face_pack(folder):
+def write_demo_face_pack(folder: Path | str) -> None:
     """Writes the two stand-in files, about 40 MB together, into `folder` and creates it where needed.
 
     Each file appears under its name only when it is complete; existing ones are replaced.

@@ -5,6 +5,8 @@ with MemoryCounter() as counted:
 counted.peak
 """
 
+from __future__ import annotations
+
 import dataclasses
 import weakref
 
@@ -12,14 +14,18 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
+from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
 
 
 class MemoryCounter(TorchDispatchMode):
     """Follows each storage that an operation makes until it is freed.
 
-    peak: the most bytes that lived at once, of what was made while counting. What a kernel takes for itself, such as
-    cuDNN's workspaces, and the allocator's rounding are not seen.
+    What a kernel takes for itself, such as cuDNN's workspaces, and the allocator's rounding are not seen.
+
+    Attributes:
+        peak: the most bytes that lived at once, of what was made while counting.
+        live: those that live now.
     """
 
     def __init__(self):
@@ -52,10 +58,18 @@ def _tensors(tree):
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, torch.Tensor))
 
 
-def forward_peak(config, batch=1, latent_size=(13, 60, 90), layers=2, dtype=torch.bfloat16):
+def forward_peak(
+    config: TransformerConfig,
+    batch: int = 1,
+    latent_size: tuple[int, int, int] = (13, 60, 90),
+    layers: int = 2,
+    dtype: torch.dtype = torch.bfloat16,
+) -> int:
     """Bytes that a forward of the transformer holds at most beside weights and inputs, with fused attention.
 
-    config: TransformerConfig, cut to so many layers; latent_size: frames, height and width of the latents.
+    Args:
+        latent_size: frames, height and width of the latents.
+        layers: to so many the config is cut; more of them hold no more.
     """
     config = dataclasses.replace(config, num_layers=layers)
     net = ConsisIDTransformer(config, device="meta", dtype=dtype, attention=_fused_attention)
@@ -76,8 +90,13 @@ def _fused_attention(q, k, v, heads, **kwargs):
     return attended.transpose(1, 2).flatten(2)
 
 
-def vae_peak(net, method, shape):
-    """Bytes that `method` (encode, decode) of a VAE net on the meta device holds at most beside weights and input."""
+def vae_peak(net: torch.nn.Module, method: str, shape: tuple[int, ...]) -> int:
+    """Bytes that a VAE net on the meta device holds at most beside weights and input.
+
+    Args:
+        method: "encode" or "decode".
+        shape: of the pixels or the latents.
+    """
     with torch.no_grad(), MemoryCounter() as counted:
         getattr(net, method)(torch.empty(shape, device="meta", dtype=next(net.parameters()).dtype))
     return counted.peak

@@ -7,14 +7,14 @@ detection and recognition are real: a stand-in insightface pack from YuNet and S
 carries a marker, and every loader logs that these are demo weights.
 """
 
-import json
+from __future__ import annotations
+
 import math
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ..checkpoint.files import DEMO_MARKER
 from ..checkpoint.net_config import diffusers_config, t5_shapes
@@ -26,9 +26,9 @@ from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.transformer import ConsisIDTransformer
 from ..model.vae import CogVideoXVAE
 from .demo_face_pack import write_demo_face_pack
+from .random_weights import DEMO_NOTE, randomize, replace, save_json, save_pickle, save_safetensors, write_shards
 
 SET_NAME = "consisid_demo"
-DEMO_NOTE = "random weights of test size, for demos and tests: results are noise"
 
 EVA_DIM = 32
 FACE_EMBEDDING_DIM = 512
@@ -65,10 +65,14 @@ VAE = {
 }  # fmt: skip
 
 
-def write_tiny_models(models_dir):
-    """Write the set under models_dir, replacing an earlier one. Returns the paths written.
+def write_tiny_models(models_dir: Path | str) -> list[Path]:
+    """Write the set under a ComfyUI models folder, replacing an earlier one.
 
-    Raises ConsisIDError if a package that provides real face weights is missing.
+    Returns:
+        The files and folders written.
+
+    Raises:
+        ConsisIDError: a package that provides real face weights is missing.
     """
     models_dir = Path(models_dir)
     writers = {
@@ -88,37 +92,16 @@ def write_tiny_models(models_dir):
     return [models_dir / name for name in writers]
 
 
-def randomize(state_dict, seed):
-    """Fill tensors in place so that no branch of a net vanishes or explodes: norms near 1, matrices by fan-in."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in state_dict.items():
-        if not tensor.is_floating_point():
-            continue
-        noise = torch.randn(tensor.shape, generator=generator)
-        if name.endswith("running_var"):
-            noise = 0.5 + noise.abs()
-        elif "norm" in name and tensor.ndim == 1 and name.endswith("weight"):
-            noise = 1 + 0.2 * noise
-        elif "relative_attention_bias" in name or "shared" in name or "token" in name:
-            pass
-        elif tensor.ndim >= 2 and "pos_embed" not in name:
-            noise = noise / tensor[0].numel() ** 0.5
-        else:
-            noise = 0.1 * noise
-        tensor.copy_(noise)
-    return state_dict
-
-
 @torch.no_grad()
 def _write_transformer(folder):
     state_dict = randomize(ConsisIDTransformer(TRANSFORMER).state_dict(), seed=1)
-    _write_shards(folder, "diffusion_pytorch_model", state_dict, diffusers_config(TRANSFORMER))
+    _write_two_shards(folder, "diffusion_pytorch_model", state_dict, diffusers_config(TRANSFORMER))
 
 
 @torch.no_grad()
 def _write_text_encoder(folder):
     state_dict = randomize({name: torch.empty(shape) for name, shape in t5_shapes(T5).items()}, seed=2)
-    _write_shards(folder, "model", {name: tensor.half() for name, tensor in state_dict.items()}, T5)
+    _write_two_shards(folder, "model", {name: tensor.half() for name, tensor in state_dict.items()}, T5)
 
 
 @torch.no_grad()
@@ -126,13 +109,13 @@ def _write_vae(file):
     net = CogVideoXVAE(VAE["block_out_channels"], VAE["layers_per_block"], VAE["latent_channels"])
     state_dict = randomize(net.state_dict(), seed=3)
     state_dict["decoder.conv_out.conv.weight"] *= 0.3  # Most pixels lie between black and white, then.
-    _save_safetensors(state_dict, file, VAE)
+    save_safetensors(state_dict, file, VAE)
 
 
 @torch.no_grad()
 def _write_parser(file):
     state_dict = randomize(BiSeNet(width=8).state_dict(), seed=4)
-    _save_pickle(state_dict, file)
+    save_pickle(state_dict, file)
 
 
 @torch.no_grad()
@@ -148,7 +131,7 @@ def _write_eva(file):
         for ours, theirs in released_names.items():
             name = name.replace(ours, theirs)
         released[f"visual.{name}"] = tensor.half()
-    _save_pickle(released, file)
+    save_pickle(released, file)
 
 
 @torch.no_grad()
@@ -163,7 +146,7 @@ def _write_curricular_face(file):
     with torch.random.fork_rng():  # For the net's dropout.
         torch.manual_seed(6)
         net.train()(torch.nn.functional.interpolate(blobs, size=INPUT_SIZE, mode="bilinear"))
-    _save_pickle(net.state_dict(), file)
+    save_pickle(net.state_dict(), file)
 
 
 @torch.no_grad()
@@ -183,12 +166,12 @@ def _write_clip(folder):
     )
     state_dict = randomize(CLIPModel(config).state_dict(), seed=7)
     state_dict["logit_scale"].fill_(math.log(100))
-    _save_safetensors({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / "model.safetensors")
-    _save_json(config.to_dict(), folder / "config.json")
-    _save_json({token: i for i, token in enumerate(vocabulary)}, folder / "vocab.json")
-    _replace(folder / "merges.txt", lambda temporary: Path(temporary).write_text("#version: 0.2\n", encoding="utf-8"))
-    _save_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}, folder / "tokenizer_config.json")
-    _save_json(
+    save_safetensors({name: tensor.contiguous() for name, tensor in state_dict.items()}, folder / "model.safetensors")
+    save_json(config.to_dict(), folder / "config.json")
+    save_json({token: i for i, token in enumerate(vocabulary)}, folder / "vocab.json")
+    replace(folder / "merges.txt", lambda temporary: temporary.write_text("#version: 0.2\n", encoding="utf-8"))
+    save_json({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}, folder / "tokenizer_config.json")
+    save_json(
         {
             "image_processor_type": "CLIPImageProcessor", "do_center_crop": True, "do_normalize": True,
             "do_resize": True, "crop_size": 224, "size": 224, "resample": 3,
@@ -198,43 +181,14 @@ def _write_clip(folder):
     )  # fmt: skip
 
 
-def _write_shards(folder, name, state_dict, config):
-    """Two shards, an index and a config, as `save_pretrained` of diffusers and transformers lays them out."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_two_shards(folder, name, state_dict, config):
     names = sorted(state_dict)
-    weight_map = {}
-    for number, part in enumerate((names[: len(names) // 2], names[len(names) // 2 :]), start=1):
-        file = f"{name}-{number:05}-of-00002.safetensors"
-        weight_map.update(dict.fromkeys(part, file))
-        _save_safetensors({key: state_dict[key] for key in part}, folder / file)
-    size = sum(tensor.nbytes for tensor in state_dict.values())
-    _save_json({"metadata": {"total_size": size}, "weight_map": weight_map}, folder / f"{name}.safetensors.index.json")
-    _save_json(config, folder / "config.json")
+    halves = names[: len(names) // 2], names[len(names) // 2 :]
+    write_shards(folder, name, halves, lambda names: {name: state_dict[name] for name in names}, config)
 
 
-def _save_safetensors(state_dict, file, config=None):
-    metadata = {DEMO_MARKER: DEMO_NOTE, "format": "pt"}
-    if config:
-        metadata["config"] = json.dumps(config)
-    _replace(file, lambda temporary: save_file(state_dict, temporary, metadata))
-
-
-def _save_pickle(state_dict, file):
-    _replace(file, lambda temporary: torch.save({**state_dict, DEMO_MARKER: torch.ones(1)}, temporary))
-
-
-def _save_json(content, file):
-    _replace(file, lambda temporary: Path(temporary).write_text(json.dumps(content, indent=2), encoding="utf-8"))
-
-
-def _replace(file, write):
-    """Write beside the file and rename, so that a stopped run never leaves half a file under its final name."""
-    temporary = f"{file}.part"
-    write(temporary)
-    os.replace(temporary, file)
-
-
-def main(arguments):
+def main(arguments: Sequence[str]) -> int:
+    """Run the command. Returns its exit code."""
     if len(arguments) != 1:
         print("usage: python -m consisid_core.dev.tiny MODELS_DIR", file=sys.stderr)
         return 2

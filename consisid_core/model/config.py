@@ -52,6 +52,7 @@ class TransformerConfig:
 
     @property
     def hidden_dim(self) -> int:
+        """Width of a token."""
         return self.num_heads * self.head_dim
 
     @property

@@ -2,20 +2,40 @@
 cross-attention by which transformer blocks read them. Parameter names are those of diffusers' `LocalFacialExtractor`
 and `PerceiverCrossAttention` (`consisid_transformer_3d.py:36`, `:183`)."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+
 import torch
+from einops import rearrange
 from torch import nn
 
-from .attention import split_heads
+from .attention import Attention, split_heads
 from .config import FacialExtractorConfig
 
 
 class PerceiverAttention(nn.Module):
-    """Latents attend to a context and, unless `cross` is set, to themselves.
+    """Latents attend to a context and, unless it has a width of its own, to themselves. Both are normalised first."""
 
-    Both inputs are normalised first; `attention` is ComfyUI's or `attention.scaled_dot_product_attention`.
-    """
-
-    def __init__(self, dim, heads, head_dim, attention, context_dim=None, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        attention: Attention,
+        context_dim: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: ModuleType = nn,
+    ):
+        """
+        Args:
+            dim: width of the latents.
+            attention: ComfyUI's or `attention.scaled_dot_product_attention`.
+            context_dim: width of the context of a cross-attention; None if it is `dim` and latents are keys, too.
+            operations: where the layer classes come from.
+        """
         super().__init__()
         factory = {"device": device, "dtype": dtype}
         self.cross = context_dim is not None
@@ -28,12 +48,21 @@ class PerceiverAttention(nn.Module):
         self.to_kv = operations.Linear(context_dim, heads * head_dim * 2, bias=False, **factory)
         self.to_out = operations.Linear(heads * head_dim, dim, bias=False, **factory)
 
-    def forward(self, context, latents, transformer_options={}):
-        """context [B, S, context_dim], latents [B, L, dim] -> [B, L, dim] (without the residual)."""
+    def forward(self, context: torch.Tensor, latents: torch.Tensor, transformer_options: dict = {}) -> torch.Tensor:
+        """One attention, without the residual.
+
+        Args:
+            context: [B, S, context_dim].
+            latents: [B, L, dim].
+            transformer_options: ComfyUI's, for the attention function.
+
+        Returns:
+            [B, L, dim].
+        """
         context, latents = self.norm1(context), self.norm2(latents)
         keys_from = context if self.cross else torch.cat((context, latents), dim=1)
         q = split_heads(self.to_q(latents), self.heads)
-        k, v = (split_heads(x, self.heads) for x in self.to_kv(keys_from).chunk(2, dim=-1))
+        k, v = rearrange(self.to_kv(keys_from), "b s (kv h d) -> kv b h s d", kv=2, h=self.heads)
         return self.to_out(
             self.attention(q, k, v, self.heads, skip_reshape=True, transformer_options=transformer_options)
         )
@@ -42,7 +71,14 @@ class PerceiverAttention(nn.Module):
 class LocalFacialExtractor(nn.Module):
     """Fuses the identity vector with EVA-CLIP features of five depths into identity tokens."""
 
-    def __init__(self, config: FacialExtractorConfig, attention, device=None, dtype=None, operations=nn):
+    def __init__(
+        self,
+        config: FacialExtractorConfig,
+        attention: Attention,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: ModuleType = nn,
+    ):
         super().__init__()
         factory = {"device": device, "dtype": dtype}
         dim = config.vit_dim
@@ -82,12 +118,15 @@ class LocalFacialExtractor(nn.Module):
             self.add_module(f"mapping_{i}", mapping(dim, dim))
         self.id_embedding_mapping = mapping(config.id_dim, dim * config.num_id_tokens)
 
-    def forward(self, id_embedding, hidden_states):
-        """Identity tokens of a face.
+    def forward(self, id_embedding: torch.Tensor, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Identity tokens of a face. All tensors have one dtype.
 
-        id_embedding: [B, 1280] raw recogniser embedding and L2-normalised EVA embedding, concatenated.
-        hidden_states: five tensors [B, 577, 1024], shallow to deep. All in one dtype.
-        Returns [B, 32, 2048].
+        Args:
+            id_embedding: [B, 1280] raw recogniser embedding and L2-normalised EVA embedding, concatenated.
+            hidden_states: five tensors [B, 577, 1024] of the EVA tower, shallow to deep.
+
+        Returns:
+            [B, 32, 2048].
         """
         id_tokens = self.id_embedding_mapping(id_embedding).unflatten(-1, (self.config.num_id_tokens, -1))
         queries = self.latents.to(id_tokens).expand(len(id_tokens), -1, -1)

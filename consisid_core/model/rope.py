@@ -1,6 +1,8 @@
 """Three-axis rotary position embedding of CogVideoX 1.0 (no spatial interpolation scale: see diffusers
 `embeddings.get_3d_rotary_pos_embed` and `pipeline_consisid._prepare_rotary_positional_embeddings`)."""
 
+from __future__ import annotations
+
 import torch
 
 
@@ -20,12 +22,23 @@ def _axis_angles(positions, dim, theta=10000.0):
     return torch.outer(positions, frequencies)
 
 
-def rotary_table(grid, base_grid, head_dim, device=None):
-    """Every patch's rotation as complex numbers of length 1: complex64 [T * H * W, 1, head_dim / 2].
+def rotary_table(
+    grid: tuple[int, int, int],
+    base_grid: tuple[int, int, int],
+    head_dim: int,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """Every patch's rotation as complex numbers of length 1.
 
-    grid: (frames, rows, columns) of patches; base_grid: the same for the size the model was trained at. A quarter of
-    the pairs turn with the frame, three eighths each with row and column. Other sizes than the trained one are
-    stretched onto its range of rows and columns; frames keep their index. The dimension of 1 is that of the heads.
+    A quarter of the pairs turn with the frame, three eighths each with row and column. Other sizes than the trained one
+    are stretched onto its range of rows and columns; frames keep their index.
+
+    Args:
+        grid: frames, rows and columns of patches.
+        base_grid: the same for the size that the model was trained at.
+
+    Returns:
+        complex64 [T * H * W, 1, head_dim / 2]; the dimension of 1 is that of the heads.
     """
     frames, rows, cols = grid
     (top, bottom), (left, right) = _fit_grid(rows, cols, *base_grid[1:])
@@ -43,10 +56,14 @@ def rotary_table(grid, base_grid, head_dim, device=None):
     return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
 
 
-def rotate_(x, table):
-    """Rotate neighbouring channel pairs of x [B, N, heads, head_dim] in place, computed in float32.
+def rotate_(x: torch.Tensor, table: torch.Tensor) -> None:
+    """Rotate neighbouring channel pairs in place, computed in float32.
 
     A complex product reads and writes each pair once; with cosines and sines apart it takes nine passes.
+
+    Args:
+        x: [B, N, heads, head_dim].
+        table: [N, 1, head_dim / 2] of `rotary_table`.
     """
     wide = x.float()  # x itself if it is float32
     torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(table)

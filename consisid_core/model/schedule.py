@@ -1,10 +1,15 @@
-"""ConsisID's own schedules: trailing timesteps, the two reference samplers' steps, and guidance over time.
+"""The mathematics of ConsisID's sampling: trailing timesteps, the two reference samplers' steps, guidance over time.
+
+Numbers and tensors only: `comfyui/sampler.py` runs them in ComfyUI's sampling loop, for the node in `nodes/sampler.py`.
 
 Steps work on variance-preserving samples x_t = sqrt(alpha) x_0 + sqrt(1 - alpha) noise, with alpha the cumulative
 product; sigmas of ComfyUI relate by alpha = 1 / (1 + sigma^2).
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,13 +19,13 @@ GUIDANCES = ("constant", "dynamic", "dynamic_legacy")
 NUM_TRAIN_TIMESTEPS = 1000
 
 
-def trailing_timesteps(steps):
+def trailing_timesteps(steps: int) -> list[int]:
     """Timesteps 999 ... evenly spaced down to 0, any count from 1 to 1000 (diffusers `timestep_spacing="trailing"`)."""
     spaced = np.arange(NUM_TRAIN_TIMESTEPS, 0, -NUM_TRAIN_TIMESTEPS / steps)[:steps]
     return (np.round(spaced).astype(int) - 1).tolist()
 
 
-def target_timesteps(steps):
+def target_timesteps(steps: int) -> list[int]:
     """Where each step lands, -1 standing for the clean sample.
 
     The reference subtracts the whole quotient 1000 // steps, which is the next timestep only where the count divides
@@ -29,12 +34,14 @@ def target_timesteps(steps):
     return [max(t - NUM_TRAIN_TIMESTEPS // steps, -1) for t in trailing_timesteps(steps)]
 
 
-def guidance_scales(guidance, cfg, steps):
+def guidance_scales(guidance: str, cfg: float, steps: int) -> list[float]:
     """Guidance scale of each step.
 
-    constant: cfg. dynamic: rises from 1 towards 1 + cfg along 1 + cfg (1 - cos(pi (i / steps)^5)) / 2 for step i.
-    dynamic_legacy: the same curve with the timestep in place of steps - i, as diffusers' `use_dynamic_cfg` computes it
-    (`pipeline_consisid.py:919`); it jumps about and is there for parity alone.
+    Args:
+        guidance: "constant": cfg. "dynamic": rises from 1 towards 1 + cfg along
+            1 + cfg (1 - cos(pi (i / steps)^5)) / 2 for step i. "dynamic_legacy": the same curve with the timestep in
+            place of steps - i, as diffusers' `use_dynamic_cfg` computes it (`pipeline_consisid.py:919`); it jumps about
+            and is there for parity alone.
     """
     if guidance == "constant":
         return [cfg] * steps
@@ -45,17 +52,28 @@ def guidance_scales(guidance, cfg, steps):
     return [1 + cfg * (1 - math.cos(math.pi * p**5)) / 2 for p in progress]
 
 
-def ddim_step(x, denoised, alpha, alpha_next):
+def ddim_step(x: torch.Tensor, denoised: torch.Tensor, alpha: float, alpha_next: float) -> torch.Tensor:
     """Deterministic step from noise level alpha to alpha_next (`CogVideoXDDIMScheduler.step`, eta 0)."""
     ratio = ((1 - alpha_next) / (1 - alpha)) ** 0.5
     return ratio * x + (alpha_next**0.5 - alpha**0.5 * ratio) * denoised
 
 
-def dpm_step(x, denoised, previous, noise, alpha, alpha_next, alpha_previous):
+def dpm_step(
+    x: torch.Tensor,
+    denoised: torch.Tensor,
+    previous: torch.Tensor | None,
+    noise: torch.Tensor,
+    alpha: float,
+    alpha_next: float,
+    alpha_previous: float,
+) -> torch.Tensor:
     """Step of the stochastic two-step solver SDE-DPM-Solver++(2M) (`CogVideoXDPMScheduler.step`).
 
-    previous is the last step's denoised sample, or None at the first step; alpha_previous its noise level. All alphas
-    are Python floats below 1 except that alpha_next may be 1 (the clean sample).
+    All alphas are below 1 except that alpha_next may be 1 (the clean sample).
+
+    Args:
+        previous: the last step's denoised sample, or None at the first step; alpha_previous: its noise level.
+        noise: standard normal, as large as x.
     """
     if alpha_next == 1:
         return denoised
@@ -73,7 +91,7 @@ def _half_log_snr(alpha):
     return 0.5 * math.log(alpha / (1 - alpha))
 
 
-def seeded_noise(seed, like):
+def seeded_noise(seed: int, like: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A function that yields standard normal tensors shaped as `like`, the same on every device."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return lambda: torch.randn(like.shape, generator=generator).to(like)

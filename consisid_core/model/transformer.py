@@ -5,19 +5,23 @@ are attended by the image tokens after every `cross_attn_interval`-th block. Par
 `ConsisIDTransformer3DModel`, so released weights and LoRAs need no renaming.
 """
 
+from __future__ import annotations
+
 import math
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
-from .attention import scaled_dot_product_attention, split_heads
+from .attention import Attention, scaled_dot_product_attention, split_heads
 from .config import TransformerConfig
 from .facial_extractor import LocalFacialExtractor, PerceiverAttention
 from .rope import rotary_table, rotate_
 
 
-def timestep_embedding(timestep, dim):
+def timestep_embedding(timestep: torch.Tensor, dim: int) -> torch.Tensor:
     """Sinusoidal embedding, cosines first: [B] -> float32 [B, dim]."""
     frequencies = torch.exp(
         -math.log(10000) * torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) / (dim // 2)
@@ -26,18 +30,20 @@ def timestep_embedding(timestep, dim):
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def overwritable(x):
+def overwritable(x: torch.Tensor) -> torch.Tensor:
     """x where autograd is off; else a copy, because the backward pass reads what the sums in place would overwrite."""
     return x.clone() if torch.is_grad_enabled() else x
 
 
-def modulate_(x, shift, scale):
+def modulate_(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """x * (1 + scale) + shift in place; x must be no other function's input."""
     return x.mul_(1 + scale).add_(shift)
 
 
-def add_gated(hidden, text_length, update, text_gate, gate):
-    """hidden + gate * update, with one gate [B, 1, D] for text and one for image tokens."""
+def add_gated(
+    hidden: torch.Tensor, text_length: int, update: torch.Tensor, text_gate: torch.Tensor, gate: torch.Tensor
+) -> torch.Tensor:
+    """hidden + gate * update, with one gate [B, 1, D] for text and one for image tokens; in place if overwritable."""
     hidden = overwritable(hidden)
     hidden[:, :text_length].addcmul_(update[:, :text_length], text_gate)
     hidden[:, text_length:].addcmul_(update[:, text_length:], gate)
@@ -45,19 +51,22 @@ def add_gated(hidden, text_length, update, text_gate, gate):
 
 
 class TimestepEmbedding(nn.Module):
-    def __init__(self, in_dim, dim, factory, operations):
+    """From the sinusoids of a timestep to what the norms read of it."""
+
+    def __init__(self, in_dim: int, dim: int, factory: dict, operations: ModuleType):
         super().__init__()
         self.linear_1 = operations.Linear(in_dim, dim, **factory)
         self.linear_2 = operations.Linear(dim, dim, **factory)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, in_dim] -> [B, dim]."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
 class PatchEmbed(nn.Module):
     """Text embeddings and latents to tokens, plus the learned position table if there is one."""
 
-    def __init__(self, config: TransformerConfig, factory, operations):
+    def __init__(self, config: TransformerConfig, factory: dict, operations: ModuleType):
         super().__init__()
         self.config = config
         patch = config.patch_size
@@ -67,12 +76,12 @@ class PatchEmbed(nn.Module):
             length = config.max_text_length + math.prod(config.base_grid)
             self.pos_embedding = nn.Parameter(torch.empty(1, length, config.hidden_dim, **factory))
 
-    def forward(self, text_embeds, latents):
+    def forward(self, text_embeds: torch.Tensor, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """text_embeds [B, L, text_embed_dim], latents [B, C, T, H, W] -> text [B, L, D], image [B, T*h*w, D]."""
         text = self.text_proj(text_embeds)
-        image = self.proj(latents.transpose(1, 2).flatten(0, 1))
+        image = self.proj(rearrange(latents, "b c t h w -> (b t) c h w"))
         grid = (latents.shape[2], *image.shape[-2:])
-        image = image.unflatten(0, (-1, grid[0])).flatten(3).transpose(2, 3).flatten(1, 2)
+        image = rearrange(image, "(b t) d h w -> b (t h w) d", t=grid[0])
         if self.config.learned_positions:
             table = self.pos_embedding.to(image)
             text = text + table[:, : text.shape[1]]
@@ -88,21 +97,25 @@ class PatchEmbed(nn.Module):
         base = self.config.base_grid
         if grid[1:] == base[1:] and grid[0] <= base[0]:
             return table[:, : math.prod(grid)]
-        volume = table.unflatten(1, base).movedim(-1, 1)
+        frames, rows, columns = base
+        volume = rearrange(table, "b (t h w) d -> b d t h w", t=frames, h=rows, w=columns)
         resampled = F.interpolate(volume.float(), size=grid, mode="trilinear", align_corners=True)
-        return resampled.to(table).flatten(2).transpose(1, 2)
+        return rearrange(resampled.to(table), "b d t h w -> b (t h w) d")
 
 
 class AdaptiveLayerNormZero(nn.Module):
     """Expert adaptive norm: one layer norm, separate shift, scale and gate for text and image tokens."""
 
-    def __init__(self, config: TransformerConfig, factory, operations):
+    def __init__(self, config: TransformerConfig, factory: dict, operations: ModuleType):
         super().__init__()
         self.linear = operations.Linear(config.time_embed_dim, 6 * config.hidden_dim, **factory)
         self.norm = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
 
-    def forward(self, hidden, text_length, temb):
-        """Returns modulated tokens, a new tensor, and the gates [B, 1, D] of text and image for what comes of them."""
+    def forward(
+        self, hidden: torch.Tensor, text_length: int, temb: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """hidden [B, L + N, D], temb [B, time_embed_dim] -> modulated tokens, a new tensor, and the gates [B, 1, D] of
+        text and image for what comes of them."""
         modulation = self.linear(F.silu(temb)).unsqueeze(1)
         shift, scale, gate, text_shift, text_scale, text_gate = modulation.chunk(6, dim=-1)
         modulated = self.norm(hidden)
@@ -114,7 +127,7 @@ class AdaptiveLayerNormZero(nn.Module):
 class JointAttention(nn.Module):
     """Full attention over text and image tokens; only image tokens are rotated."""
 
-    def __init__(self, config: TransformerConfig, attention, factory, operations):
+    def __init__(self, config: TransformerConfig, attention: Attention, factory: dict, operations: ModuleType):
         super().__init__()
         dim, bias = config.hidden_dim, config.attention_bias
         self.heads = config.num_heads
@@ -126,7 +139,10 @@ class JointAttention(nn.Module):
         self.norm_q = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
         self.norm_k = operations.LayerNorm(config.head_dim, eps=1e-6, **factory)
 
-    def forward(self, hidden, text_length, rotary, transformer_options):
+    def forward(
+        self, hidden: torch.Tensor, text_length: int, rotary: torch.Tensor, transformer_options: dict
+    ) -> torch.Tensor:
+        """hidden [B, L + N, D], rotary [N, 1, head_dim / 2] of `rotary_table` -> [B, L + N, D]."""
         # The heads stay behind the tokens until the attention: a norm of swapped axes would copy them first.
         q = self.norm_q(self.to_q(hidden).unflatten(-1, (self.heads, -1)))
         rotate_(q[:, text_length:], rotary)
@@ -139,17 +155,22 @@ class JointAttention(nn.Module):
 
 
 class GELUProjection(nn.Module):
-    def __init__(self, dim, ff_dim, factory, operations):
+    """The first half of the feed-forward; a module of its own for the names of its parameters."""
+
+    def __init__(self, dim: int, ff_dim: int, factory: dict, operations: ModuleType):
         super().__init__()
         self.proj = operations.Linear(dim, ff_dim, **factory)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, N, dim] -> [B, N, ff_dim]."""
         # In place, because nothing in the net is wider; torch.nn.functional has no such form.
         return torch.ops.aten.gelu_(self.proj(x), approximate="tanh")
 
 
 class FeedForward(nn.Module):
-    def __init__(self, dim, ff_dim, factory, operations):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, dim: int, ff_dim: int, factory: dict, operations: ModuleType):
         super().__init__()
         # The identity stands where the checkpoint's numbering has a dropout.
         self.net = nn.Sequential(
@@ -158,19 +179,29 @@ class FeedForward(nn.Module):
             operations.Linear(ff_dim, dim, **factory),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, N, dim] -> [B, N, dim]."""
         return self.net(x)
 
 
 class ConsisIDBlock(nn.Module):
-    def __init__(self, config: TransformerConfig, attention, factory, operations):
+    """Attention and feed-forward over text and image tokens together, each with its adaptive norm and gates."""
+
+    def __init__(self, config: TransformerConfig, attention: Attention, factory: dict, operations: ModuleType):
         super().__init__()
         self.norm1 = AdaptiveLayerNormZero(config, factory, operations)
         self.attn1 = JointAttention(config, attention, factory, operations)
         self.norm2 = AdaptiveLayerNormZero(config, factory, operations)
         self.ff = FeedForward(config.hidden_dim, config.ff_dim, factory, operations)
 
-    def forward(self, hidden, text_length, temb, rotary, transformer_options):
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        text_length: int,
+        temb: torch.Tensor,
+        rotary: torch.Tensor,
+        transformer_options: dict,
+    ) -> torch.Tensor:
         """hidden [B, L + N, D], temb [B, time_embed_dim] -> hidden, the same tensor where autograd is off."""
         modulated, *gates = self.norm1(hidden, text_length, temb)
         hidden = add_gated(hidden, text_length, self.attn1(modulated, text_length, rotary, transformer_options), *gates)
@@ -180,12 +211,15 @@ class ConsisIDBlock(nn.Module):
 
 
 class AdaptiveLayerNorm(nn.Module):
-    def __init__(self, config: TransformerConfig, factory, operations):
+    """Layer norm whose shift and scale come of the timestep."""
+
+    def __init__(self, config: TransformerConfig, factory: dict, operations: ModuleType):
         super().__init__()
         self.linear = operations.Linear(config.time_embed_dim, 2 * config.hidden_dim, **factory)
         self.norm = operations.LayerNorm(config.hidden_dim, eps=1e-5, **factory)
 
-    def forward(self, x, temb):
+    def forward(self, x: torch.Tensor, temb: torch.Tensor) -> torch.Tensor:
+        """x [B, N, D], temb [B, time_embed_dim] -> [B, N, D], a new tensor."""
         shift, scale = self.linear(F.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
         return modulate_(self.norm(x), shift, scale)
 
@@ -196,11 +230,16 @@ class ConsisIDTransformer(nn.Module):
     def __init__(
         self,
         config: TransformerConfig,
-        device=None,
-        dtype=None,
-        operations=nn,
-        attention=scaled_dot_product_attention,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        operations: ModuleType = nn,
+        attention: Attention = scaled_dot_product_attention,
     ):
+        """
+        Args:
+            operations: where the layer classes come from: torch.nn, or ComfyUI's with its casts at use.
+            attention: ComfyUI's `optimized_attention`, or torch's.
+        """
         super().__init__()
         factory = {"device": device, "dtype": dtype}
         self.config = config
@@ -232,24 +271,27 @@ class ConsisIDTransformer(nn.Module):
 
     def forward(
         self,
-        hidden_states,
-        timestep,
-        encoder_hidden_states,
-        identity_tokens=None,
-        identity_scale=1.0,
-        transformer_options={},
-    ):
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        identity_tokens: torch.Tensor | None = None,
+        identity_scale: float = 1.0,
+        transformer_options: dict = {},
+    ) -> torch.Tensor:
         """One denoising prediction.
 
-        hidden_states: [B, 32, T, H, W] noisy latents and image latents, scaled by 0.7, noise channels first. H and W
-            that are no multiple of the patch size are padded and the result is cut back.
-        timestep: [B] 0..999.
-        encoder_hidden_states: [B, L <= 226, 4096] T5 embeddings.
-        identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity.
-        identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`).
-        transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, and the whole
-            dictionary goes to the attention function.
-        Returns the velocity [B, 16, T, H, W].
+        Args:
+            hidden_states: [B, 32, T, H, W] noisy latents and image latents, scaled by 0.7, noise channels first. H and
+                W that are no multiple of the patch size are padded and the result is cut back.
+            timestep: [B] 0..999.
+            encoder_hidden_states: [B, L <= 226, 4096] T5 embeddings.
+            identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity.
+            identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`).
+            transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, and the whole
+                dictionary goes to the attention function.
+
+        Returns:
+            The velocity [B, 16, T, H, W].
         """
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
@@ -276,8 +318,10 @@ class ConsisIDTransformer(nn.Module):
                 )
 
         velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
-        velocity = velocity.unflatten(1, grid).unflatten(-1, (-1, patch, patch))
-        velocity = velocity.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+        frames, rows, columns = grid
+        velocity = rearrange(
+            velocity, "b (t h w) (c p q) -> b c t (h p) (w q)", t=frames, h=rows, w=columns, p=patch, q=patch
+        )
         return velocity[..., :height, :width]
 
     def _run_block(self, index, block, hidden, text_length, temb, rotary, transformer_options):

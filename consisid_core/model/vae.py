@@ -7,8 +7,13 @@ frames themselves. Norms run over a few channel groups at a time, convolutions o
 hold the weights; the functions below them compute.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn
 
 CHUNK_VALUES = 2**25
@@ -21,7 +26,9 @@ PIXEL_BATCH, LATENT_BATCH = 8, 2
 
 
 class CausalConv(nn.Module):
-    def __init__(self, in_channels, out_channels, kernel_size=3):
+    """Convolution over a frame and the two before it. Padded in space here, and in time by who runs it."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3):
         super().__init__()
         pad = kernel_size // 2
         self.conv = nn.Conv3d(in_channels, out_channels, kernel_size, padding=(0, pad, pad))
@@ -30,7 +37,7 @@ class CausalConv(nn.Module):
 class ConditionedNorm(nn.Module):
     """Group norm whose scale and shift are read off the latents at each place."""
 
-    def __init__(self, channels, latent_channels):
+    def __init__(self, channels: int, latent_channels: int):
         super().__init__()
         self.norm_layer = nn.GroupNorm(32, channels, eps=1e-6)
         self.conv_y = CausalConv(latent_channels, channels, kernel_size=1)
@@ -42,7 +49,9 @@ def _norm(channels, latent_channels):
 
 
 class ResnetBlock(nn.Module):
-    def __init__(self, in_channels, out_channels, latent_channels):
+    """Two convolutions, each after a norm, around which the input is added."""
+
+    def __init__(self, in_channels: int, out_channels: int, latent_channels: int):
         super().__init__()
         self.norm1 = _norm(in_channels, latent_channels)
         self.norm2 = _norm(out_channels, latent_channels)
@@ -53,7 +62,9 @@ class ResnetBlock(nn.Module):
 
 
 class Resample(nn.Module):
-    def __init__(self, channels, compress_time, **convolution):
+    """Half or twice the size of a frame; with compress_time of the number of frames, too."""
+
+    def __init__(self, channels: int, compress_time: bool, **convolution: int):
         super().__init__()
         self.compress_time = compress_time
         self.conv = nn.Conv2d(channels, channels, 3, **convolution)
@@ -62,7 +73,7 @@ class Resample(nn.Module):
 class Block(nn.Module):
     """Residual blocks of one size. latent_channels: 0 in the encoder, whose norms know no latents."""
 
-    def __init__(self, in_channels, out_channels, layers, latent_channels=0):
+    def __init__(self, in_channels: int, out_channels: int, layers: int, latent_channels: int = 0):
         super().__init__()
         widths = [in_channels] + [out_channels] * layers
         self.resnets = nn.ModuleList(ResnetBlock(*widths[i : i + 2], latent_channels) for i in range(layers))
@@ -70,7 +81,9 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    def __init__(self, channels, layers, latent_channels):
+    """Pixels to mean and log variance of latents. channels: width of each frame size, the largest frames first."""
+
+    def __init__(self, channels: Sequence[int], layers: int, latent_channels: int):
         super().__init__()
         self.conv_in = CausalConv(3, channels[0])
         widths = [channels[0], *channels]
@@ -83,7 +96,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    def __init__(self, channels, layers, latent_channels):
+    """Latents to pixels. channels: as the encoder's."""
+
+    def __init__(self, channels: Sequence[int], layers: int, latent_channels: int):
         super().__init__()
         channels = channels[::-1]
         self.conv_in = CausalConv(latent_channels, channels[0])
@@ -101,26 +116,34 @@ class Decoder(nn.Module):
 class CogVideoXVAE(nn.Module):
     """Tensors in, tensors out, as ComfyUI calls its VAE nets. Latents are unscaled.
 
-    block_out_channels: width of each frame size, the largest first; layers_per_block: residual blocks of each in the
-    encoder, the decoder has one more.
+    Whether gradients are kept is the caller's: run it under `torch.no_grad()` or `torch.inference_mode()`, as ComfyUI
+    does, or every step's values stay in memory. Gradients equal the reference's.
     """
 
-    def __init__(self, block_out_channels=(128, 256, 256, 512), layers_per_block=3, latent_channels=16):
+    def __init__(
+        self,
+        block_out_channels: Sequence[int] = (128, 256, 256, 512),
+        layers_per_block: int = 3,
+        latent_channels: int = 16,
+    ):
+        """
+        Args:
+            block_out_channels: width of each frame size, the largest frames first.
+            layers_per_block: residual blocks of each size in the encoder; the decoder has one more.
+        """
         super().__init__()
         self.latent_channels = latent_channels
         self.encoder = Encoder(block_out_channels, layers_per_block, latent_channels)
         self.decoder = Decoder(block_out_channels, layers_per_block, latent_channels)
 
-    @torch.no_grad()
-    def encode(self, pixels):
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8]."""
         history = {}
         batches = _split(pixels, PIXEL_BATCH)
         moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, history)]
         return torch.stack(moments, dim=2).chunk(2, dim=1)[0]
 
-    @torch.no_grad()
-    def decode(self, latents):
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
 
         There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
@@ -166,7 +189,7 @@ def _resnet(block, frames, history, latents=None):
     """Residual block. Consumes the frames."""
     if not hasattr(block, "conv_shortcut"):
         residual = frames
-        hidden = _norm_silu(block.norm1, frames, latents, out=[torch.empty_like(frame) for frame in frames])
+        hidden = _norm_silu(block.norm1, frames, latents, in_place=False)
     else:
         residual = [block.conv_shortcut(frame.unsqueeze(2)).squeeze(2) for frame in frames]
         hidden = _norm_silu(block.norm1, frames, latents)
@@ -206,9 +229,9 @@ def _conv_window(conv, window):
     return [convolved]
 
 
-def _norm_silu(norm, frames, latents=None, out=None):
-    """Group norm over all frames together and SiLU, into `out` or in place; with latents, spatially conditioned."""
-    out = out or frames
+def _norm_silu(norm, frames, latents=None, in_place=True):
+    """Group norm over all frames together and SiLU; with latents, spatially conditioned. Autograd keeps the frames."""
+    out = frames if in_place and not torch.is_grad_enabled() else [torch.empty_like(frame) for frame in frames]
     layer = norm if latents is None else norm.norm_layer
     size = layer.num_channels // layer.num_groups
     size *= max(1, CHUNK_VALUES // (size * len(frames) * frames[0][:, 0].numel()))
@@ -222,7 +245,8 @@ def _norm_silu(norm, frames, latents=None, out=None):
         groups = part.shape[1] * layer.num_groups // layer.num_channels
         part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
         if latents is not None:
-            cells = part.unflatten(4, (latents.shape[4], -1)).unflatten(3, (latents.shape[3], -1))
+            h, w = latents.shape[-2:]
+            cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
             cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
         F.silu(part, inplace=True)
         for frame, result in zip(out, part.unbind(2), strict=True):

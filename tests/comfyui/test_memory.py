@@ -8,7 +8,10 @@ import comfy.model_management
 import comfy.model_patcher
 import pytest
 import torch
+from consisid_pack.consisid_core.comfyui.transformer import ConsisID, ConsisIDModelConfig
+from consisid_pack.consisid_core.dev.memory_count import forward_peak
 from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.model.config import TransformerConfig
 from helpers.oracle import relative_error
 from helpers.prediction import predict
 from skimage import data
@@ -131,55 +134,13 @@ def test_memory_estimate_grows_with_the_video(run_node):
     assert full == pytest.approx(13 * one)
 
 
-def transformer_peak(config, batch, latent_size, layers=2):
-    """Bytes that one bf16 forward holds at most, beside weights and inputs, with fused attention."""
-    from consisid_pack.consisid_core.dev.memory_count import forward_peak
-
-    return forward_peak(config, batch, latent_size, layers)
-
-
 @pytest.mark.parametrize(("batch", "latent_size"), [(1, (13, 60, 90)), (2, (13, 60, 90)), (1, (7, 60, 90))])
 def test_transformer_estimate_covers_the_counted_peak(monkeypatch, batch, latent_size):
-    from consisid_pack.consisid_core.comfyui.transformer import ConsisID, ConsisIDModelConfig
-    from consisid_pack.consisid_core.model.config import TransformerConfig
-
     # As on a card: without fused attention ComfyUI reserves more.
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
     model_config = ConsisIDModelConfig(TransformerConfig(num_layers=2))
     model_config.set_inference_dtype(torch.bfloat16, None)
     estimate = ConsisID(model_config, device="meta").memory_required((batch, 16, *latent_size))
-    counted = transformer_peak(TransformerConfig(), batch, latent_size)
+    counted = forward_peak(TransformerConfig(), batch, latent_size)
     print(f"{batch} x {latent_size}: counted {counted / 2**30:.2f} GiB, estimated {estimate / 2**30:.2f} GiB")
     assert counted <= estimate <= 1.3 * counted
-
-
-def test_transformer_peak_does_not_grow_with_depth():
-    from consisid_pack.consisid_core.model.config import TransformerConfig
-
-    counts = [transformer_peak(TransformerConfig(), 1, (3, 60, 90), layers) for layers in (2, 6)]
-    assert counts[0] == counts[1]
-
-
-@torch.inference_mode()
-def test_counted_memory_is_what_the_allocator_gives():
-    """The counter against PyTorch's profile of the CPU allocator, on a chain with views, reuse and in-place steps."""
-    from consisid_pack.consisid_core.dev.memory_count import MemoryCounter
-
-    def work():
-        a = torch.empty(1000, 1000)
-        b = torch.relu(a).t()
-        a = b[:500] + 1
-        c = torch.cat((a, a), dim=1).mul_(2)
-        del b
-        return torch.stack((c, c)).sum(0)
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        work()
-    live = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            live += event.nbytes()
-            peak = max(peak, live)
-    with MemoryCounter() as counted:
-        work()
-    assert counted.peak == pytest.approx(peak, rel=1e-3)

@@ -1,20 +1,18 @@
 """Whole denoising loops in ComfyUI against diffusers' schedulers, and what each conditioning value does."""
 
-import math
 import sys
 
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
 import comfy.sd
-import numpy as np
 import pytest
 import torch
 from comfy_extras import nodes_custom_sampler
-from consisid_pack.consisid_core.comfyui import sampler as comfyui_sampling
+from consisid_pack.consisid_core.comfyui import sampler as comfyui_sampler
 from consisid_pack.consisid_core.comfyui.transformer import load_transformer
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.consisid_core.model.schedule import guidance_scales, target_timesteps, trailing_timesteps
+from consisid_pack.consisid_core.model.schedule import guidance_scales
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from helpers.oracle import build_reference, reference_loop, relative_error
 from torch.overrides import TorchFunctionMode
@@ -98,23 +96,6 @@ def sample(setup, run_node, conditioned):
     return run
 
 
-def test_trailing_timesteps_equal_diffusers():
-    for steps in range(1, 1001):
-        expected = np.round(np.arange(1000, 0, -1000 / steps)).astype(np.int64)[:steps] - 1
-        assert trailing_timesteps(steps) == expected.tolist()
-        assert min(expected) >= 0
-    assert target_timesteps(50)[-2:] == [19, -1]
-
-
-def test_guidance_curves():
-    assert guidance_scales("constant", 6.0, 3) == [6.0] * 3
-    dynamic = guidance_scales("dynamic", 6.0, 50)
-    assert dynamic[0] == 1 and dynamic == sorted(dynamic) and 6.8 < dynamic[-1] < 7
-    legacy = guidance_scales("dynamic_legacy", 6.0, 50)
-    timesteps = range(999, 0, -20)
-    assert legacy == pytest.approx([1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5)) / 2 for t in timesteps])
-
-
 @pytest.mark.parametrize("steps", [1, 7, 10, 20, 33, 50])
 def test_ddim_equals_diffusers(setup, sample, steps):
     error = relative_error(sample(steps), setup.reference_result(steps))
@@ -138,7 +119,7 @@ def test_dpm_equals_diffusers(setup, sample, steps, monkeypatch):
         generator = torch.Generator().manual_seed(99)
         return lambda: torch.randn(SHAPE, generator=generator)
 
-    monkeypatch.setattr(comfyui_sampling, "seeded_noise", lambda seed, like: draws())
+    monkeypatch.setattr(comfyui_sampler, "seeded_noise", lambda seed, like: draws())
     theirs = draws()
     expected = setup.reference_result(steps, dpm_noise=lambda: theirs().transpose(1, 2))
     error = relative_error(sample(steps, sampler="dpm"), expected)

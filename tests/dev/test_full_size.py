@@ -1,6 +1,7 @@
-"""The transformer at its real size, 6.2 B random weights: memory while loading, and a prediction against diffusers'.
+"""What the writer of full-size weights writes, and the transformer at that size: memory while loading, and a prediction
+against diffusers'.
 
-Opt-in, because it takes 12.4 GB of disk, 20 GB of memory and a quarter of an hour on two cores:
+The latter is opt-in, because it takes 12.4 GB of disk, 20 GB of memory and a quarter of an hour on two cores:
 
     CONSISID_FULL_SIZE=/some/folder python scripts/test.py tests/dev/test_full_size.py -s
 
@@ -23,7 +24,7 @@ GRID = 3, 8, 8  # Latent frames, rows and columns of the prediction.
 # Relative to the prediction's norm. bf16 rounds to 2^-9 at each of some 700 operations in a row, fp8 weights to 2^-5.
 BOUNDS = {"bf16": 3e-2, "fp8_e4m3fn": 0.2}
 
-pytestmark = pytest.mark.skipif(not FOLDER, reason="CONSISID_FULL_SIZE names no folder for 12.4 GB of random weights")
+opt_in = pytest.mark.skipif(not FOLDER, reason="CONSISID_FULL_SIZE names no folder for 12.4 GB of random weights")
 
 
 def inputs():
@@ -93,14 +94,15 @@ def predict_with_diffusers(folder, output):
 
 
 def run_step(*arguments):
-    subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    subprocess.run([sys.executable, __file__, *map(str, arguments)], env=environment, check=True)
 
 
 @pytest.fixture(scope="module")
 def folder():
-    folder = Path(FOLDER)
+    folder = Path(FOLDER).resolve()
     if not (folder / "config.json").is_file():
-        subprocess.run([sys.executable, ROOT / "scripts" / "full_size.py", folder], check=True)
+        subprocess.run([sys.executable, "-m", "consisid_core.dev.full_size", folder], cwd=ROOT, check=True)
     return folder
 
 
@@ -111,6 +113,7 @@ def expected(folder, tmp_path_factory):
     return torch.load(output)["velocity"]
 
 
+@opt_in
 @pytest.mark.parametrize("weight_dtype", BOUNDS)
 def test_load_and_predict(weight_dtype, folder, expected, tmp_path):
     output = tmp_path / "velocity.pt"
@@ -125,6 +128,29 @@ def test_load_and_predict(weight_dtype, folder, expected, tmp_path):
     assert 0 < error <= BOUNDS[weight_dtype]
     # The mapped file counts, too; a cast to fp8 adds half of it.
     assert result["load_peak"] <= {"bf16": 1.15, "fp8_e4m3fn": 1.65}[weight_dtype] * BYTES
+
+
+def test_shards_are_complete_and_of_the_size_asked_for(tmp_path):
+    from consisid_pack.consisid_core.checkpoint.files import DEMO_MARKER, checkpoint_files
+    from consisid_pack.consisid_core.checkpoint.net_config import infer_transformer_config
+    from consisid_pack.consisid_core.dev.full_size import write_full_size
+    from consisid_pack.consisid_core.dev.tiny import TRANSFORMER
+    from safetensors import safe_open
+
+    write_full_size(tmp_path / "transformer", TRANSFORMER, shard_bytes=400_000)
+    files, config = checkpoint_files(tmp_path / "transformer")
+    tensors = {}
+    for file in files:
+        with safe_open(file, "pt") as shard:
+            part = {name: shard.get_tensor(name) for name in shard.keys()}
+            assert DEMO_MARKER in shard.metadata() and not set(part) & set(tensors)
+        assert sum(tensor.nbytes for tensor in part.values()) <= 400_000 or len(part) == 1
+        tensors |= part
+    assert len(files) > 2 and {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+    assert infer_transformer_config({name: tensor.shape for name, tensor in tensors.items()}, config) == TRANSFORMER
+    index = json.loads((tmp_path / "transformer/diffusion_pytorch_model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(tensors)
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
 
 
 if __name__ == "__main__":

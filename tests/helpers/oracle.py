@@ -1,9 +1,16 @@
 """diffusers as the oracle: random reference nets, and the reference's sampling loop."""
 
 import torch
-from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, ConsisIDTransformer3DModel
+from consisid_pack.consisid_core.checkpoint.net_config import infer_transformer_config
+from consisid_pack.consisid_core.dev.tiny import VAE as TINY_VAE
+from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXDPMScheduler, ConsisIDTransformer3DModel
 from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from diffusers.pipelines.consisid.pipeline_consisid import get_resize_crop_region_for_grid
+from safetensors.torch import load_file
+
+RELATIVE = 1e-5
+"""What two implementations of one net may differ by in float32, relative to the norm."""
 
 
 def relative_error(a, b):
@@ -26,6 +33,52 @@ def build_reference(**overrides):
     reference = ConsisIDTransformer3DModel(**settings).eval()
     randomize(reference)
     return reference
+
+
+TRANSFORMERS = {
+    "learned table, interval 2": dict(num_attention_heads=3, attention_head_dim=16, num_layers=4),
+    "no table, interval 1": dict(
+        num_attention_heads=6, attention_head_dim=16, num_layers=3, cross_attn_interval=1,
+        use_learned_positional_embeddings=False, sample_width=10, sample_height=14, sample_frames=9,
+    ),
+    "interval 3, odd grid, no attention bias": dict(
+        num_attention_heads=3, attention_head_dim=32, num_layers=6, cross_attn_interval=3, attention_bias=False,
+        sample_width=14, sample_height=6, sample_frames=5, text_embed_dim=24,
+    ),
+}  # fmt: skip
+"""Settings of `build_reference`, by what is peculiar to them."""
+
+
+def build_ours(reference):
+    """Our transformer with the weights of diffusers'."""
+    state_dict = reference.state_dict()
+    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
+    ours = ConsisIDTransformer(infer_transformer_config(shapes, dict(reference.config)))
+    ours.load_state_dict(state_dict, strict=True)
+    return ours.eval()
+
+
+def random_inputs(reference):
+    """Latents [B, T, C, H, W], text, timesteps, identity vector and EVA states."""
+    config = reference.config
+    generator = torch.Generator().manual_seed(2)
+
+    def randn(*shape):
+        return torch.randn(shape, generator=generator)
+
+    frames = (config.sample_frames - 1) // 4 + 1
+    latents = randn(2, frames, config.in_channels, config.sample_height, config.sample_width)
+    text = randn(2, config.max_text_seq_length, config.text_embed_dim)
+    id_cond = randn(1, config.LFE_id_dim)
+    hidden = [randn(1, 9, config.LFE_vit_dim) for _ in range(5)]
+    return latents, text, torch.tensor([977.0, 400.0]), id_cond, hidden
+
+
+def build_reference_vae(models_dir):
+    """diffusers' VAE with the weights of the tiny set."""
+    net = AutoencoderKLCogVideoX(**{k: v for k, v in TINY_VAE.items() if not k.startswith("_")})
+    net.load_state_dict(load_file(models_dir / "vae/consisid_demo/diffusion_pytorch_model.safetensors"))
+    return net.eval()
 
 
 def randomize(module, seed=1):

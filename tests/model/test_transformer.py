@@ -5,56 +5,15 @@ import torch
 from consisid_pack.consisid_core.checkpoint.fit import check_names
 from consisid_pack.consisid_core.checkpoint.net_config import infer_transformer_config
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.consisid_core.model.config import TransformerConfig
-from consisid_pack.consisid_core.model.rope import rotary_table
-from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
-from diffusers import ConsisIDTransformer3DModel
-from diffusers.models.embeddings import get_3d_rotary_pos_embed
-from diffusers.pipelines.consisid.pipeline_consisid import get_resize_crop_region_for_grid
-from helpers.oracle import build_reference, reference_rotary, relative_error
-
-RELATIVE = 1e-5
-
-CONFIGS = {
-    "learned table, interval 2": dict(num_attention_heads=3, attention_head_dim=16, num_layers=4),
-    "no table, interval 1": dict(
-        num_attention_heads=6, attention_head_dim=16, num_layers=3, cross_attn_interval=1,
-        use_learned_positional_embeddings=False, sample_width=10, sample_height=14, sample_frames=9,
-    ),
-    "interval 3, odd grid, no attention bias": dict(
-        num_attention_heads=3, attention_head_dim=32, num_layers=6, cross_attn_interval=3, attention_bias=False,
-        sample_width=14, sample_height=6, sample_frames=5, text_embed_dim=24,
-    ),
-}  # fmt: skip
-
-
-def build_ours(reference):
-    state_dict = reference.state_dict()
-    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-    ours = ConsisIDTransformer(infer_transformer_config(shapes, dict(reference.config)))
-    ours.load_state_dict(state_dict, strict=True)
-    return ours.eval()
-
-
-def random_inputs(reference, batch=2, frames=None):
-    config = reference.config
-    generator = torch.Generator().manual_seed(2)
-
-    def randn(*shape):
-        return torch.randn(shape, generator=generator)
-
-    frames = frames or (config.sample_frames - 1) // 4 + 1
-    latents = randn(batch, frames, config.in_channels, config.sample_height, config.sample_width)
-    text = randn(batch, config.max_text_seq_length, config.text_embed_dim)
-    id_cond = randn(1, config.LFE_id_dim)
-    hidden = [randn(1, 9, config.LFE_vit_dim) for _ in range(5)]
-    return latents, text, torch.tensor([977.0, 400.0][:batch]), id_cond, hidden
-
-
-@pytest.fixture(params=CONFIGS.values(), ids=CONFIGS.keys())
-def pair(request):
-    reference = build_reference(**request.param)
-    return reference, build_ours(reference)
+from helpers.oracle import (
+    RELATIVE,
+    TRANSFORMERS,
+    build_ours,
+    build_reference,
+    random_inputs,
+    reference_rotary,
+    relative_error,
+)
 
 
 @torch.inference_mode()
@@ -81,43 +40,8 @@ def test_forward_equals_diffusers(pair):
 
 
 @torch.inference_mode()
-def test_facial_extractor_and_face_attention_equal_diffusers(pair):
-    reference, ours = pair
-    latents, _, _, id_cond, hidden = random_inputs(reference)
-    expected = reference.local_facial_extractor(id_cond, hidden)
-    assert relative_error(ours.local_facial_extractor(id_cond, hidden), expected) <= RELATIVE
-    image = torch.randn(2, 40, ours.config.hidden_dim)
-    for theirs, mine in zip(reference.perceiver_cross_attention, ours.perceiver_cross_attention, strict=True):
-        assert relative_error(mine(expected, image), theirs(expected, image)) <= RELATIVE
-
-
-@pytest.mark.parametrize("grid", [(13, 30, 45), (1, 30, 45), (5, 20, 45), (3, 45, 30), (13, 34, 60)])
-def test_rotary_table_equals_diffusers(grid):
-    frames, rows, cols = grid
-    crops = get_resize_crop_region_for_grid((rows, cols), 45, 30)
-    expected = get_3d_rotary_pos_embed(64, crops, (rows, cols), frames)
-    table = rotary_table(grid, (13, 30, 45), 64).squeeze(1)
-    for ours, theirs in zip((table.real, table.imag), expected, strict=True):
-        torch.testing.assert_close(ours.repeat_interleave(2, dim=-1), theirs, rtol=0, atol=5e-6)
-
-
-def test_full_size_has_the_names_and_shapes_of_diffusers():
-    with torch.device("meta"):
-        reference = ConsisIDTransformer3DModel(
-            num_attention_heads=48, in_channels=32, num_layers=42, use_rotary_positional_embeddings=True,
-            use_learned_positional_embeddings=True, is_train_face=True,
-        )  # fmt: skip
-        ours = ConsisIDTransformer(TransformerConfig())
-    expected = {name: tuple(tensor.shape) for name, tensor in reference.state_dict().items()}
-    assert {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()} == expected
-    assert infer_transformer_config(expected) == TransformerConfig()
-    stale = {"LFE_heads": 12, "LFE_num_tokens": 32, "LFE_output_dim": 768, "is_kps": False}
-    assert infer_transformer_config(expected, stale) == TransformerConfig()
-
-
-@torch.inference_mode()
 def test_block_patches_and_attention_override_apply():
-    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
     ours = build_ours(reference)
     latents, text, timestep, id_cond, hidden = random_inputs(reference)
     inputs = (latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden))
@@ -140,7 +64,7 @@ def test_block_patches_and_attention_override_apply():
 
 @torch.inference_mode()
 def test_what_block_patches_keep_and_callers_pass_is_never_overwritten():
-    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
     ours = build_ours(reference)
     latents, text, timestep, id_cond, hidden = random_inputs(reference)
     inputs = [latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden)]
@@ -182,7 +106,7 @@ def test_gradients_equal_diffusers(pair):
 
 @torch.inference_mode()
 def test_other_sizes_reuse_the_learned_table():
-    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
     ours = build_ours(reference)
     latents, text, timestep, *_ = random_inputs(reference)
     embed = ours.patch_embed
@@ -198,7 +122,7 @@ def test_other_sizes_reuse_the_learned_table():
 
 
 def test_wrong_weights_are_named():
-    reference = build_reference(**CONFIGS["learned table, interval 2"])
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
     shapes = {name: tensor.shape for name, tensor in reference.state_dict().items()}
     plain = {name: shape for name, shape in shapes.items() if not name.startswith(("local", "perceiver"))}
     with pytest.raises(ConsisIDError, match="plain CogVideoX transformer"):

@@ -1,38 +1,44 @@
 """Prints a Markdown table: what each part of the pack takes of an accelerator, and of the host.
 
-    python scripts/memory.py
+    python -m consisid_core.dev.memory
 
 Weights are the nets' parameters. Activations are "counted": added up are the tensors that live at once while the
-full-size net runs on the meta device (`memory_count`), without what kernels and the allocator take for themselves.
+full-size net runs on the meta device (`memory_count.py`), without what kernels and the allocator take for themselves.
 What is "derived" assumes how ComfyUI casts or streams weights. Nothing here is measured on an accelerator.
 """
 
+from __future__ import annotations
+
 import math
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
-from diffusers import AutoencoderKLCogVideoX
-from transformers import T5Config, T5EncoderModel
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from consisid_core.dev.memory_count import forward_peak, vae_peak
-from consisid_core.face.eva_clip import EvaClipVisual
-from consisid_core.face.parsing import BiSeNet
-from consisid_core.model.config import TransformerConfig
-from consisid_core.model.transformer import ConsisIDTransformer
-from consisid_core.model.vae import CogVideoXVAE
+from ..errors import ConsisIDError
+from ..face.eva_clip import EvaClipVisual
+from ..face.parsing import BiSeNet
+from ..model.config import TransformerConfig
+from ..model.transformer import ConsisIDTransformer
+from ..model.vae import CogVideoXVAE
+from .memory_count import forward_peak, vae_peak
+from .reference import importing_diffusers
 
 GIB = 2**30
 LATENT, PIXELS = (1, 16, 13, 60, 90), (1, 3, 49, 480, 720)
-T5_XXL = T5Config(d_model=4096, d_ff=10240, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu")
+T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_heads": 64, "num_layers": 24, "feed_forward_proj": "gated-gelu"}
+
+Row = tuple[str, float, float, float, str]
+"""What, bytes of weights and of activations on the accelerator, bytes of weights on the host, how known."""
 
 
-def parameters(module):
+def parameters(module: torch.nn.Module) -> int:
+    """How many numbers a net has learned."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def transformer_rows():
+def transformer_rows() -> Iterator[Row]:
+    """The transformer in bf16, in fp8 and streamed, with one and two videos at a time."""
     config = TransformerConfig()
     with torch.device("meta"):
         net = ConsisIDTransformer(config)
@@ -46,7 +52,11 @@ def transformer_rows():
         yield f"Transformer bf16 streamed, {what}", 2 * block, activations, 2 * weights, "counted, weights derived"
 
 
-def vae_rows():
+def vae_rows() -> Iterator[Row]:
+    """Our VAE, and diffusers' for comparison. Raises ConsisIDError if diffusers does not import."""
+    with importing_diffusers():
+        from diffusers import AutoencoderKLCogVideoX
+
     def build(net):
         with torch.device("meta"):
             return net().to(torch.bfloat16)
@@ -77,19 +87,27 @@ def vae_rows():
     )
 
 
-def other_rows():
+def other_rows() -> Iterator[Row]:
+    """The text encoder and the face nets."""
+    from transformers import T5Config, T5EncoderModel
+
     with torch.device("meta"):
-        text_encoder = 2 * parameters(T5EncoderModel(T5_XXL))
+        text_encoder = 2 * parameters(T5EncoderModel(T5Config(**T5_XXL)))
         face_nets = 4 * (parameters(BiSeNet()) + parameters(EvaClipVisual()))
     yield "Text encoder T5-XXL bf16", text_encoder, math.nan, text_encoder, "weights only"
     yield "Face parsing and EVA-CLIP, float32", face_nets, math.nan, face_nets, "weights only"
 
 
-def main():
+def main() -> None:
+    """Run the command."""
+    try:
+        rows = [*transformer_rows(), *vae_rows(), *other_rows()]
+    except ConsisIDError as error:
+        sys.exit(f"Error: {error}")
     print("49 frames of 720x480. GiB\n")
     print("| Configuration | Accelerator: weights | activations | sum | Host: weights | How known |")
     print("|---|---|---|---|---|---|")
-    for what, weights, activations, host, known in (*transformer_rows(), *vae_rows(), *other_rows()):
+    for what, weights, activations, host, known in rows:
         sizes = (weights, activations, weights + activations, host)
         cells = ["-" if math.isnan(size) else f"{size / GIB:.2f}" for size in sizes]
         print(f"| {what} | {' | '.join(cells)} | {known} |")

@@ -1,0 +1,24 @@
+"""Timesteps and guidance against the formulas of diffusers. The steps are compared in whole loops of the sampler."""
+
+import math
+
+import numpy as np
+import pytest
+from consisid_pack.consisid_core.model.schedule import guidance_scales, target_timesteps, trailing_timesteps
+
+
+def test_trailing_timesteps_equal_diffusers():
+    for steps in range(1, 1001):
+        expected = np.round(np.arange(1000, 0, -1000 / steps)).astype(np.int64)[:steps] - 1
+        assert trailing_timesteps(steps) == expected.tolist()
+        assert min(expected) >= 0
+    assert target_timesteps(50)[-2:] == [19, -1]
+
+
+def test_guidance_curves():
+    assert guidance_scales("constant", 6.0, 3) == [6.0] * 3
+    dynamic = guidance_scales("dynamic", 6.0, 50)
+    assert dynamic[0] == 1 and dynamic == sorted(dynamic) and 6.8 < dynamic[-1] < 7
+    legacy = guidance_scales("dynamic_legacy", 6.0, 50)
+    timesteps = range(999, 0, -20)
+    assert legacy == pytest.approx([1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5)) / 2 for t in timesteps])
