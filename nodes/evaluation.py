@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io, ui
 
+from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.evaluation import (
     compare_videos,
     frequency_spectrum,
@@ -10,20 +11,19 @@ from ..consisid_core.comfyui.evaluation import (
     score_identity,
     score_text,
 )
-from ..consisid_core.evaluation.face_similarity import PROTOCOLS
-from ..consisid_core.evaluation.plots import THEMES
-from ..consisid_core.face.analysis import PROVIDER_CHOICES
-from .node import ConsisIDNode, schema
-from .sampler import ConsisIDSampler
-from .sockets import (
-    ConsisIDEvaluationModels,
-    ConsisIDFace,
+from ..consisid_core.comfyui.model_folders import (
     checkpoint_path,
     clip_folder_names,
     evaluation_pack_names,
     face_pack_path,
     weight_file_names,
 )
+from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.evaluation.face_similarity import PROTOCOLS
+from ..consisid_core.evaluation.plots import THEMES
+from ..consisid_core.face.analysis import PROVIDER_CHOICES
+from .sampler import ConsisIDSampler
+from .sockets import ConsisIDEvaluationModels, ConsisIDFace
 
 CATEGORY = "ConsisID/evaluation"
 NONE = "none"
@@ -52,7 +52,7 @@ def _reference_input():
     )
 
 
-class ConsisIDEvaluationModelsLoader(ConsisIDNode):
+class ConsisIDEvaluationModelsLoader(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -99,6 +99,7 @@ class ConsisIDEvaluationModelsLoader(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, insightface_pack, curricular_face, inception, clip, provider) -> io.NodeOutput:
         paths = [
             None if name == NONE else checkpoint_path("consisid", name) for name in (curricular_face, inception, clip)
@@ -106,7 +107,7 @@ class ConsisIDEvaluationModelsLoader(ConsisIDNode):
         return io.NodeOutput(load_evaluation_models(face_pack_path(insightface_pack), provider, *paths))
 
 
-class ConsisIDIdentityScore(ConsisIDNode):
+class ConsisIDIdentityScore(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -132,12 +133,13 @@ class ConsisIDIdentityScore(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, evaluation_models, video, reference, protocol, plot_theme) -> io.NodeOutput:
         similarity, report, plot = score_identity(evaluation_models, video, reference, protocol, plot_theme)
         return io.NodeOutput(similarity, report, plot, ui=ui.PreviewImage(plot, cls=cls))
 
 
-class ConsisIDTextScore(ConsisIDNode):
+class ConsisIDTextScore(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -160,11 +162,12 @@ class ConsisIDTextScore(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, evaluation_models, video, prompt, protocol) -> io.NodeOutput:
         return io.NodeOutput(*score_text(evaluation_models, video, prompt, protocol))
 
 
-class ConsisIDFrequencySpectrum(ConsisIDNode):
+class ConsisIDFrequencySpectrum(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -200,12 +203,13 @@ class ConsisIDFrequencySpectrum(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, images, plot_theme, reference=None, evaluation_models=None) -> io.NodeOutput:
         plot, spectrum = frequency_spectrum(images, reference, evaluation_models, plot_theme)
         return io.NodeOutput(plot, spectrum, ui=ui.PreviewImage(plot, cls=cls))
 
 
-class ConsisIDCompareVideos(ConsisIDNode):
+class ConsisIDCompareVideos(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -239,6 +243,7 @@ class ConsisIDCompareVideos(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls,
         evaluation_models,
@@ -263,7 +268,7 @@ class ConsisIDCompareVideos(ConsisIDNode):
         return io.NodeOutput(table, report, ui=ui.PreviewImage(table, cls=cls))
 
 
-class ConsisIDIdentityEffect(ConsisIDNode):
+class ConsisIDIdentityEffect(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -279,6 +284,7 @@ class ConsisIDIdentityEffect(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise, plot_theme
     ) -> io.NodeOutput:

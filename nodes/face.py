@@ -2,15 +2,16 @@
 
 from comfy_api.latest import io, ui
 
+from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.face_models import analyze_faces
+from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.face.analysis import SELECTIONS
-from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 
 CATEGORY = "ConsisID/face"
 
 
-class ConsisIDFaceAnalyzer(ConsisIDNode):
+class ConsisIDFaceAnalyzer(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -60,6 +61,7 @@ class ConsisIDFaceAnalyzer(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, face_models, image, selection, face_index, background) -> io.NodeOutput:
         face, detections = analyze_faces(face_models, image, selection, face_index, background)
         return io.NodeOutput(face, face.image, detections, ui=ui.PreviewImage(detections, cls=cls))

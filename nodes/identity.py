@@ -2,14 +2,15 @@
 
 from comfy_api.latest import io
 
-from ..consisid_core.comfyui.extractors import FITS, condition, extract_global_id, extract_local_id
-from .node import ConsisIDNode, schema
+from ..consisid_core.comfyui.compat import schema
+from ..consisid_core.comfyui.extractors import FITS, blend_local_ids, condition, extract_global_id, extract_local_id
+from ..consisid_core.comfyui.notices import clears_notices
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
 
 
-class ConsisIDGlobalIDExtractor(ConsisIDNode):
+class ConsisIDGlobalIDExtractor(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -74,11 +75,12 @@ class ConsisIDGlobalIDExtractor(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, face, vae, width, height, length, fit, keypoints, noise_augmentation) -> io.NodeOutput:
         return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
 
 
-class ConsisIDLocalIDExtractor(ConsisIDNode):
+class ConsisIDLocalIDExtractor(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -99,11 +101,43 @@ class ConsisIDLocalIDExtractor(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(cls, model, face_models, face) -> io.NodeOutput:
         return io.NodeOutput(extract_local_id(model, face_models, face))
 
 
-class ConsisIDConditioning(ConsisIDNode):
+class ConsisIDBlendLocalID(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="ConsisIDBlendLocalID",
+            display_name="Blend ConsisID Local IDs",
+            search_aliases=["mix faces", "merge identities", "interpolate faces"],
+            category=CATEGORY,
+            description="Mixes the high-frequency halves of two identities into one, token by token.",
+            inputs=[
+                ConsisIDLocalID.Input("local_id_1"),
+                ConsisIDLocalID.Input("local_id_2", tooltip="Made with the same MODEL as local_id_1."),
+                io.Float.Input(
+                    "ratio",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0 is local_id_1 alone, 1 is local_id_2 alone, between them a linear mixture. Move it when "
+                    "one of the two dominates.",
+                ),
+            ],
+            outputs=[ConsisIDLocalID.Output(display_name="local_id")],
+        )
+
+    @classmethod
+    @clears_notices
+    def execute(cls, local_id_1, local_id_2, ratio) -> io.NodeOutput:
+        return io.NodeOutput(blend_local_ids(local_id_1, local_id_2, ratio))
+
+
+class ConsisIDConditioning(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -171,6 +205,7 @@ class ConsisIDConditioning(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls,
         positive,
@@ -198,4 +233,4 @@ class ConsisIDConditioning(ConsisIDNode):
         )
 
 
-NODES = [ConsisIDGlobalIDExtractor, ConsisIDLocalIDExtractor, ConsisIDConditioning]
+NODES = [ConsisIDGlobalIDExtractor, ConsisIDLocalIDExtractor, ConsisIDBlendLocalID, ConsisIDConditioning]

@@ -2,14 +2,15 @@
 
 from comfy_api.latest import io
 
+from ..consisid_core.comfyui.compat import schema
+from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.comfyui.sampler import sample
 from ..consisid_core.model.schedule import GUIDANCES, SAMPLERS
-from .node import ConsisIDNode, schema
 
 CATEGORY = "ConsisID/sampling"
 
 
-class ConsisIDSampler(ConsisIDNode):
+class ConsisIDSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         return schema(
@@ -76,6 +77,7 @@ class ConsisIDSampler(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise
     ) -> io.NodeOutput:

@@ -1,7 +1,9 @@
 """What differs between ComfyUI versions. Each shim names the version that retires it."""
 
+import dataclasses
 import inspect
 import json
+from typing import Any
 
 import comfy.lora
 import comfy.model_management
@@ -10,9 +12,22 @@ import comfy.quant_ops
 import comfy.sd
 import comfy.supported_models_base
 import torch
+from comfy_api.latest import io
 
 from ..errors import ConsisIDError
 from .files import json_tensor
+
+
+def schema(search_aliases: list[str], **fields: Any) -> io.Schema:
+    """Make a node's `io.Schema`.
+
+    Args:
+        search_aliases: Other words under which users look for the node. Before 0.11 there is no place for them.
+        fields: The other fields of `io.Schema`.
+    """
+    if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):  # Retired by 0.11.
+        fields["search_aliases"] = search_aliases
+    return io.Schema(**fields)
 
 
 def core_model_patcher():

@@ -14,9 +14,9 @@ import torch
 from comfy_extras.nodes_model_merging import ModelSave
 from consisid_pack.consisid_core.checkpoint.fit import about
 from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
+from consisid_pack.consisid_core.comfyui.model_folders import transformer_names
 from consisid_pack.consisid_core.comfyui.transformer import load_facial_extractor
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.nodes.sockets import transformer_names
 from helpers.oracle import relative_error
 from helpers.prediction import predict
 from safetensors.torch import save_file

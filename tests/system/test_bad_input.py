@@ -14,10 +14,10 @@ import skimage.data
 import torch
 from consisid_pack.consisid_core.comfyui.extractors import check_vae
 from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
+from consisid_pack.consisid_core.comfyui.model_folders import checkpoint_names
 from consisid_pack.consisid_core.comfyui.vae import _empty_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.types import Face
-from consisid_pack.nodes.sockets import checkpoint_names
 from safetensors.torch import save_file
 
 FACE_MODELS = {
