@@ -1,10 +1,14 @@
 """The two halves of an identity, and how they meet the prompt."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.extractors import FITS, blend_local_ids, condition, extract_global_id, extract_local_id
+from ..consisid_core.comfyui.face_models import FaceModels
 from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.types import Face, GlobalID, LocalID
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
@@ -12,7 +16,7 @@ CATEGORY = "ConsisID/identity"
 
 class ConsisIDGlobalIDExtractor(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDGlobalIDExtractor",
             display_name="ConsisID Global ID Extractor",
@@ -76,13 +80,23 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, face, vae, width, height, length, fit, keypoints, noise_augmentation) -> io.NodeOutput:
+    def execute(
+        cls,
+        face: Face,
+        vae: io.Vae.Type,
+        width: int,
+        height: int,
+        length: int,
+        fit: str,
+        keypoints: bool,
+        noise_augmentation: float,
+    ) -> io.NodeOutput:
         return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
 
 
 class ConsisIDLocalIDExtractor(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDLocalIDExtractor",
             display_name="ConsisID Local ID Extractor",
@@ -102,13 +116,13 @@ class ConsisIDLocalIDExtractor(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, model, face_models, face) -> io.NodeOutput:
+    def execute(cls, model: io.Model.Type, face_models: FaceModels, face: Face) -> io.NodeOutput:
         return io.NodeOutput(extract_local_id(model, face_models, face))
 
 
 class ConsisIDBlendLocalID(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDBlendLocalID",
             display_name="Blend ConsisID Local IDs",
@@ -133,13 +147,13 @@ class ConsisIDBlendLocalID(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, local_id_1, local_id_2, ratio) -> io.NodeOutput:
+    def execute(cls, local_id_1: LocalID, local_id_2: LocalID, ratio: float) -> io.NodeOutput:
         return io.NodeOutput(blend_local_ids(local_id_1, local_id_2, ratio))
 
 
 class ConsisIDConditioning(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDConditioning",
             display_name="ConsisID Conditioning",
@@ -208,15 +222,15 @@ class ConsisIDConditioning(io.ComfyNode):
     @clears_notices
     def execute(
         cls,
-        positive,
-        negative,
-        global_id,
-        global_strength,
-        local_strength,
-        start_percent,
-        end_percent,
-        batch_size,
-        local_id=None,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        global_id: GlobalID,
+        global_strength: float,
+        local_strength: float,
+        start_percent: float,
+        end_percent: float,
+        batch_size: int,
+        local_id: LocalID | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             *condition(

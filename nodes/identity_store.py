@@ -1,5 +1,7 @@
 """Identities that outlive a session."""
 
+from __future__ import annotations
+
 import os
 
 from comfy_api.latest import io, ui
@@ -8,6 +10,7 @@ from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.model_folders import identity_folders, identity_names
 from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.face.identity_file import find_identity, identity_name, read_identity, write_identity
+from ..consisid_core.types import Face
 from .sockets import ConsisIDFace
 
 CATEGORY = "ConsisID/identity"
@@ -15,7 +18,7 @@ CATEGORY = "ConsisID/identity"
 
 class ConsisIDSaveIdentity(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDSaveIdentity",
             display_name="Save ConsisID Identity",
@@ -38,7 +41,7 @@ class ConsisIDSaveIdentity(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, face, name) -> io.NodeOutput:
+    def execute(cls, face: Face, name: str) -> io.NodeOutput:
         folder = identity_folders()[0]
         path = write_identity(face, folder, name)
         return io.NodeOutput(identity_name(path, folder), ui=ui.PreviewImage(face.image, cls=cls))
@@ -46,7 +49,7 @@ class ConsisIDSaveIdentity(io.ComfyNode):
 
 class ConsisIDLoadIdentity(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDLoadIdentity",
             display_name="Load ConsisID Identity",
@@ -68,13 +71,13 @@ class ConsisIDLoadIdentity(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, identity):
+    def fingerprint_inputs(cls, identity: str) -> str:
         status = os.stat(find_identity(identity_folders(), identity))
         return f"{status.st_mtime_ns}-{status.st_size}"
 
     @classmethod
     @clears_notices
-    def execute(cls, identity) -> io.NodeOutput:
+    def execute(cls, identity: str) -> io.NodeOutput:
         face = read_identity(find_identity(identity_folders(), identity))
         return io.NodeOutput(face, face.image)
 

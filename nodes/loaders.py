@@ -1,5 +1,7 @@
 """Weight files to MODEL, VAE, CLIP and face models, and LoRAs on the MODEL."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
@@ -25,7 +27,7 @@ CATEGORY = "ConsisID/loaders"
 
 class ConsisIDModelLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDModelLoader",
             display_name="Load ConsisID DiT",
@@ -55,13 +57,13 @@ class ConsisIDModelLoader(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
+    def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         return io.NodeOutput(load_transformer(checkpoint_path("diffusion_models", model_name), weight_dtype))
 
 
 class ConsisIDVAELoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDVAELoader",
             display_name="Load ConsisID VAE",
@@ -80,13 +82,13 @@ class ConsisIDVAELoader(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, vae_name) -> io.NodeOutput:
+    def execute(cls, vae_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_vae(checkpoint_path("vae", vae_name)))
 
 
 class ConsisIDTextEncoderLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDTextEncoderLoader",
             display_name="Load ConsisID Text Encoder",
@@ -107,13 +109,13 @@ class ConsisIDTextEncoderLoader(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, text_encoder_name) -> io.NodeOutput:
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_text_encoder(checkpoint_path("text_encoders", text_encoder_name)))
 
 
 class ConsisIDFaceModelsLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDFaceModelsLoader",
             display_name="Load ConsisID Face Models",
@@ -150,7 +152,13 @@ class ConsisIDFaceModelsLoader(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, insightface_pack, face_parsing, eva_clip, provider) -> io.NodeOutput:
+    def execute(
+        cls,
+        insightface_pack: str,
+        face_parsing: str,
+        eva_clip: str,
+        provider: str,
+    ) -> io.NodeOutput:
         return io.NodeOutput(
             load_face_models(
                 face_pack_path(insightface_pack),
@@ -163,7 +171,7 @@ class ConsisIDFaceModelsLoader(io.ComfyNode):
 
 class ConsisIDLoraLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDLoraLoader",
             display_name="Load ConsisID LoRA",
@@ -195,7 +203,7 @@ class ConsisIDLoraLoader(io.ComfyNode):
 
     @classmethod
     @clears_notices
-    def execute(cls, model, lora_name, strength) -> io.NodeOutput:
+    def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
         return io.NodeOutput(apply_lora(model, checkpoint_path("loras", lora_name), strength))
 
 

@@ -1,5 +1,7 @@
 """The reference's samplers and guidance. Stock samplers work as well."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
@@ -12,7 +14,7 @@ CATEGORY = "ConsisID/sampling"
 
 class ConsisIDSampler(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDSampler",
             display_name="ConsisID Sampler",
@@ -79,7 +81,17 @@ class ConsisIDSampler(io.ComfyNode):
     @classmethod
     @clears_notices
     def execute(
-        cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise
+        cls,
+        model: io.Model.Type,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        latent_image: io.Latent.Type,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        guidance: str,
+        denoise: float,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             sample(model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise)

@@ -30,6 +30,32 @@ def schema(search_aliases: list[str], **fields: Any) -> io.Schema:
     return io.Schema(**fields)
 
 
+def growing_inputs(group: str, kind: type, names: list[str], shown: int) -> list[io.Input]:
+    """Make optional inputs of one kind of which the frontend shows as many as are in use, and one more.
+
+    Args:
+        group: Name of the `io.Autogrow` input.
+        kind: An io type such as `io.Image`.
+        names: Name of each input. Before 0.4, which has no Autogrow, these are ordinary inputs.
+        shown: How many are there from the start.
+    """
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplateNames(kind.Input(group, optional=True), names, min=shown)
+        return [io.Autogrow.Input(group, template)]
+    return [kind.Input(name, optional=True) for name in names]  # Retired by 0.4.
+
+
+def growing_values(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Gather what a node's `execute` got from `growing_inputs`, by name in the order of names, without open inputs.
+
+    ComfyUI hands over links that a graph has, whether or not the schema names them: a graph made before Autogrow has
+    `video_1`, one made with it and run without has `videos.video_1`.
+    """
+    values = {**values.pop(group, {}), **values}
+    named = {name.removeprefix(f"{group}."): value for name, value in values.items() if value is not None}
+    return dict(sorted(named.items()))
+
+
 def core_model_patcher():
     """The patcher class for models made of comfy.ops layers: streams weights where ComfyUI can (0.12 and newer)."""
     return getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
