@@ -30,27 +30,8 @@ from environment import CACHE, ROOT, UserError, say
 BASE = CACHE / "demo"
 GRAPHS = ROOT / "tests" / "workflows"
 START_SECONDS = 300
-NODES = {
-    "ConsisIDModelLoader",
-    "ConsisIDVAELoader",
-    "ConsisIDTextEncoderLoader",
-    "ConsisIDFaceModelsLoader",
-    "ConsisIDLoraLoader",
-    "ConsisIDFaceAnalyzer",
-    "ConsisIDGlobalIDExtractor",
-    "ConsisIDLocalIDExtractor",
-    "ConsisIDConditioning",
-    "ConsisIDSampler",
-    "ConsisIDSaveIdentity",
-    "ConsisIDLoadIdentity",
-    "ConsisIDBlendLocalID",
-    "ConsisIDEvaluationModelsLoader",
-    "ConsisIDIdentityScore",
-    "ConsisIDTextScore",
-    "ConsisIDFrequencySpectrum",
-    "ConsisIDCompareVideos",
-    "ConsisIDIdentityEffect",
-}
+# Each has a help page.
+NODES = {page.stem for page in (ROOT / "nodes" / "web" / "docs").glob("*.md")}
 # Set for the second half of the program, which runs with the environment's Python.
 COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"
 WEIGHT_DTYPES = ("default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
