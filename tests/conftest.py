@@ -42,6 +42,11 @@ _use_comfyui()
 _load_pack()
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the files that take longest, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.parent.name != "system")
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
     """A ComfyUI models folder with the tiny set, registered with ComfyUI."""

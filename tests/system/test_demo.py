@@ -20,7 +20,6 @@ import psutil
 import pytest
 from consisid_pack.consisid_core.weights.layout import PARTS
 from helpers import ROOT
-from helpers.served import Run
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from skimage import data
@@ -256,13 +255,6 @@ def test_the_api_graph_is_the_template():
     shipped = ROOT / "docs" / "api" / "consisid_text_to_video.json"
     tested = ROOT / "tests" / "workflows" / "consisid_text_to_video.json"
     assert json.loads(shipped.read_text()) == json.loads(tested.read_text())
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, models_dir):
-    with Run(tmp_path_factory.mktemp("server"), models_dir) as run:
-        run.object_info()  # Waits until it is ready.
-        yield run
 
 
 def run_client(served, tmp_path, photo):
