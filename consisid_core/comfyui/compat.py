@@ -36,24 +36,37 @@ def growing_inputs(group: str, kind: type, names: list[str], shown: int) -> list
     Args:
         group: Name of the `io.Autogrow` input.
         kind: An io type such as `io.Image`.
-        names: Name of each input. Before 0.4, which has no Autogrow, these are ordinary inputs.
+        names: Name of each input. Before 0.11 these are ordinary inputs, all shown.
         shown: How many are there from the start.
     """
     if hasattr(io, "Autogrow"):
         template = io.Autogrow.TemplateNames(kind.Input(group, optional=True), names, min=shown)
         return [io.Autogrow.Input(group, template)]
-    return [kind.Input(name, optional=True) for name in names]  # Retired by 0.4.
+    return [kind.Input(name, optional=True) for name in names]  # Retired by 0.11.
 
 
 def growing_values(group: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Gather what a node's `execute` got from `growing_inputs`, by name in the order of names, without open inputs.
+    """Gather what a node's `execute` got from `growing_inputs`, by name in the order of names.
 
     ComfyUI hands over links that a graph has, whether or not the schema names them: a graph made before Autogrow has
-    `video_1`, one made with it and run without has `videos.video_1`.
+    `video_1`, one made with it and run without has `videos.video_1`. The frontend shows those inputs beside its own.
+
+    Args:
+        group: As in `growing_inputs`.
+        values: Keyword arguments of `execute` that are no other inputs.
+
+    Raises:
+        ConsisIDError: If a name is connected in both ways.
     """
-    values = {**values.pop(group, {}), **values}
-    named = {name.removeprefix(f"{group}."): value for name, value in values.items() if value is not None}
-    return dict(sorted(named.items()))
+    others = [(name.removeprefix(f"{group}."), value) for name, value in values.items() if name != group]
+    pairs = [*values.get(group, {}).items(), *others]
+    named = dict(sorted(pairs, key=lambda pair: pair[0]))
+    if len(named) < len(pairs):
+        raise ConsisIDError(
+            f"Two of the {group} are connected to inputs of the same name, one of which comes from another version of "
+            "ComfyUI. Disconnect one of them, or connect it to an input that is free."
+        )
+    return named
 
 
 def core_model_patcher():

@@ -99,7 +99,7 @@ def test_released_weights_make_a_video_without_overwriting_one(weights, photo, t
 
     code, output = run_demo(
         tmp_path / "base", "--weights", "released", "--models", comfyui, "--image", photo, "--prompt", prompt,
-        "--negative", "rain", "--seed", 7, "--steps", 2, "--cfg", 5, "--length", 5, "--low-memory", "--output", taken,
+        "--negative", "rain", "--seed", 7, "--steps", 2, "--cfg", 5, "--length", 1, "--low-memory", "--output", taken,
     )  # fmt: skip
     assert code == 0, output
     assert taken.read_bytes() == b"mine"
@@ -108,7 +108,7 @@ def test_released_weights_make_a_video_without_overwriting_one(weights, photo, t
     with av.open(str(video)) as container:
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
         graph = json.loads(container.metadata["prompt"])
-    assert frames.shape == (5, 480, 720, 3) and frames.std() > 5
+    assert frames.shape == (1, 480, 720, 3) and frames.std() > 5
 
     inputs = {node["class_type"]: node["inputs"] for node in graph.values()}
     sampler = inputs["ConsisIDSampler"]
@@ -152,7 +152,7 @@ def test_ctrl_c_stops_the_server(weights, photo, tmp_path):
         "--image",
         photo,
         "--length",
-        5,
+        1,
         "--steps",
         500,
         "--output",
