@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
-from ..consisid_core.comfyui.extractors import FITS, blend_local_ids, condition, extract_global_id, extract_local_id
+from ..consisid_core.comfyui.conditioning import blend_local_ids, condition
+from ..consisid_core.comfyui.extractors import FITS, extract_global_id, extract_local_id
 from ..consisid_core.comfyui.face_models import FaceModels
 from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.types import Face, GlobalID, LocalID

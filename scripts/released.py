@@ -13,9 +13,10 @@ from pathlib import Path
 from environment import ROOT, UserError, say
 
 sys.path.append(str(ROOT))
+from consisid_core.checkpoint.model_folders import ModelFolders  # noqa: E402
 from consisid_core.errors import ConsisIDError  # noqa: E402
 from consisid_core.model.config import TransformerConfig  # noqa: E402
-from consisid_core.weights.layout import PARTS, ModelFolders, human  # noqa: E402
+from consisid_core.weights.parts import PARTS, human  # noqa: E402
 from consisid_core.weights.status import status_of  # noqa: E402
 
 # The nodes that load what another file may serve for, and their inputs.

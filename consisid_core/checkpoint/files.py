@@ -1,7 +1,10 @@
 """Which files form one checkpoint, and its config."""
 
+from __future__ import annotations
+
 import json
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..errors import ConsisIDError
@@ -12,10 +15,14 @@ DEMO_MARKER = "consisid_demo_weights"
 SAVED_CONFIG = "consisid_config"
 """Under this name a transformer that ComfyUI has saved carries diffusers' config, as bytes."""
 
+SAFETENSORS = (".safetensors", ".sft")
+PICKLES = (".bin", ".pth", ".pt", ".ckpt")
+GGUF = ".gguf"
+
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
-def list_checkpoints(filenames):
+def list_checkpoints(filenames: Iterable[str]) -> list[str]:
     """Names to offer for choice: every file, but the shards of one checkpoint as the folder that holds them.
 
     Separators are slashes everywhere, so that workflows travel between systems.
@@ -32,11 +39,18 @@ def list_checkpoints(filenames):
     return sorted(names, key=lambda name: (name.replace("transformer_ema", "transformer"), "_ema" not in name))
 
 
-def checkpoint_files(path):
-    """The weight files of a checkpoint (a file, or a folder of shards with an index) and diffusers' config, if any.
+def checkpoint_files(path: Path | str) -> tuple[list[Path], dict]:
+    """The weight files of a checkpoint.
 
-    Raises ConsisIDError for a single shard, a folder without an index, an unreadable index or config, a missing shard,
-    or one outside the folder.
+    Args:
+        path: a file, or a folder of shards with an index.
+
+    Returns:
+        (files, diffusers' config or {}).
+
+    Raises:
+        ConsisIDError: for a single shard, a folder without an index, an unreadable index or config, a missing shard,
+            or one outside the folder.
     """
     path = Path(path)
     if not path.is_dir():
@@ -48,27 +62,58 @@ def checkpoint_files(path):
         config = path.with_name("config.json")
         is_diffusers = path.stem == "diffusion_pytorch_model" and config.is_file()
         return [path], _read_json(config) if is_diffusers else {}
-    indexes = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.index.json"))
-    if len(indexes) != 1:
-        raise ConsisIDError(
-            f"{path} holds {len(indexes)} index files (*.index.json); a folder of shards needs exactly one. "
-            "Download the whole folder again."
-        )
-    weight_map = _read_json(indexes[0]).get("weight_map")
-    names = sorted({str(name) for name in weight_map.values()}) if isinstance(weight_map, dict) else []
-    if not names or any(Path(name).name != name for name in names):
-        raise ConsisIDError(
-            f"{indexes[0]} is not an index of shards: its weight_map must name the files of this folder that hold the "
-            "weights. Download it again."
-        )
+    index = _index_of(path)
+    names = sorted({str(name) for name in _weight_map(index).values()})
     missing = [name for name in names if not (path / name).is_file()]
     if missing:
         raise ConsisIDError(
-            f"{path} is incomplete: {indexes[0].name} names {len(names)} shards and {len(missing)} are missing "
+            f"{path} is incomplete: {index.name} names {len(names)} shards and {len(missing)} are missing "
             f"({', '.join(missing)}). Download them into this folder."
         )
     config = path / "config.json"
     return [path / name for name in names], _read_json(config) if config.is_file() else {}
+
+
+def check_index(folder: Path, homes: Mapping[str, str]) -> None:
+    """Compare a folder of shards with its index.
+
+    Args:
+        folder: of `checkpoint_files`.
+        homes: parameter name -> name of the file that holds it.
+
+    Raises:
+        ConsisIDError: parameters are not in the file that the index names.
+    """
+    index = _index_of(folder)
+    stated = _weight_map(index)
+    wrong = sorted(name for name in stated.keys() | homes.keys() if stated.get(name) != homes.get(name))
+    if wrong:
+        raise ConsisIDError(
+            f"{index} does not fit its shards: {len(wrong)} parameters are not in the file that it names "
+            f"({', '.join(wrong[:3])}). Download the folder again."
+        )
+
+
+def _index_of(folder):
+    indexes = sorted(folder.glob("*.safetensors.index.json")) or sorted(folder.glob("*.index.json"))
+    if len(indexes) != 1:
+        raise ConsisIDError(
+            f"{folder} holds {len(indexes)} index files (*.index.json); a folder of shards needs exactly one. "
+            "Download the whole folder again."
+        )
+    return indexes[0]
+
+
+def _weight_map(index):
+    """Parameter name -> name of its shard."""
+    weight_map = _read_json(index).get("weight_map")
+    names = {str(name) for name in weight_map.values()} if isinstance(weight_map, dict) else set()
+    if not names or any(Path(name).name != name for name in names):
+        raise ConsisIDError(
+            f"{index} is not an index of shards: its weight_map must name the files of this folder that hold the "
+            "weights. Download it again."
+        )
+    return weight_map
 
 
 def _read_json(path):
@@ -79,8 +124,16 @@ def _read_json(path):
     return parse_json(text, path)
 
 
-def parse_json(text, source):
-    """The JSON object in a text. source: where it stands, to begin the sentence of a ConsisIDError if it is none."""
+def parse_json(text: str | bytes, source: Path | str) -> dict:
+    """The JSON object in a text.
+
+    Args:
+        text: e.g. the content of a file.
+        source: where it stands, to begin the sentence of an error.
+
+    Raises:
+        ConsisIDError: it is none.
+    """
     try:
         content = json.loads(text)
     except ValueError as error:

@@ -1,9 +1,17 @@
 """Whether the parameters in a weight file are those of a net: names, shapes, and what they are otherwise."""
 
-import logging
-from contextlib import contextmanager
+from __future__ import annotations
 
-from ..errors import ConsisIDError, in_short
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConsisIDError, WeightsError, in_short, is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 _SIGNATURES = {
     "a Stable Diffusion checkpoint": ("model.diffusion_model.", "cond_stage_model.", "first_stage_model."),
@@ -18,7 +26,7 @@ _SIGNATURES = {
 }
 
 
-def describe_weights(names):
+def describe_weights(names: Collection[str]) -> str:
     """What a state dict with these parameter names most likely is, for error messages."""
     if "local_facial_extractor.proj_out" in names:
         return "a ConsisID transformer"
@@ -29,8 +37,17 @@ def describe_weights(names):
     return f"weights of another kind (first names: {first})" if first else "an empty file"
 
 
-def check_names(shapes, expected, limit=10):
-    """Raise ConsisIDError naming missing, unknown and mis-shaped parameters (first ten and a count)."""
+def check_names(shapes: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]], limit: int = 10) -> None:
+    """Compare the parameters that there are with those that a net has.
+
+    Args:
+        shapes: parameter name -> shape, as found.
+        expected: the same of the net.
+        limit: so many of each kind are named, all are counted.
+
+    Raises:
+        WeightsError: naming missing, unknown and mis-shaped parameters.
+    """
     missing = [name for name in expected if name not in shapes]
     unknown = [name for name in shapes if name not in expected]
     misshapen = [
@@ -44,37 +61,54 @@ def check_names(shapes, expected, limit=10):
         if names
     ]
     if problems:
-        raise ConsisIDError("does not fit: parameters " + "; ".join(problems))
+        raise WeightsError("does not fit: parameters " + "; ".join(problems))
 
 
-def transformer_prefix(names):
-    """What stands before a CogVideoX transformer's parameter names in a larger checkpoint, averaged weights first.
+def load_exactly(net: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
+    """Give a net, usually built on the meta device, these weights without a copy.
 
-    >>> transformer_prefix(["vae.x", "model.diffusion_model.patch_embed.text_proj.weight"])
-    'model.diffusion_model.'
+    Args:
+        net: takes the tensors themselves as its parameters, whatever their dtype.
+        state_dict: all of the net's parameters. BatchNorm's counters, which only training reads, may be missing.
 
-    "" where there is no such transformer, so that errors speak of the whole file.
+    Raises:
+        WeightsError: names or shapes are not those of the net.
     """
-    anchor = "patch_embed.text_proj.weight"
-    prefixes = [name.removesuffix(anchor) for name in names if name.endswith(anchor)]
-    return min(prefixes, key=lambda prefix: ("ema" not in prefix, len(prefix)), default="")
+    import torch
+
+    expected = {name: x.shape for name, x in net.state_dict().items()}
+    counters = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith("num_batches_tracked")}
+    weights = counters | dict(state_dict)
+    check_names({name: x.shape for name, x in weights.items()}, expected)
+    net.load_state_dict(weights, assign=True)
 
 
 @contextmanager
-def about(path, remedy):
-    """Fit a file's weights to a net inside: what goes wrong there becomes the file's name, the cause and the remedy."""
+def about(path: Path | str, remedy: str) -> Iterator[None]:
+    """Fit a file's weights to a net inside: what goes wrong there becomes the file's name, the cause and the remedy.
+
+    Args:
+        path: the weight file, or the folder of shards.
+        remedy: a sentence without its full stop.
+
+    Raises:
+        WeightsError: for a WeightsError, a missing parameter, or whatever else foreign shapes lead to.
+        ConsisIDError: any other, as it is.
+    """
     try:
         yield
         return
-    except ConsisIDError as error:
-        reason = str(error)
+    except WeightsError as error:
+        problem = error.problem
+    except ConsisIDError:
+        raise
     except KeyError as error:
-        reason = f"is incomplete: parameter {error.args[0]} is missing"
+        problem = f"is incomplete: parameter {error.args[0]} is missing"
     # Sizes read off foreign shapes fit no net, in more ways than can be named.
     except Exception as error:
         # ComfyUI makes room and says what to do about that.
-        if isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise
         logging.getLogger("consisid").debug("%s does not fit", path, exc_info=True)
-        reason = f"does not fit: its parameters have unexpected shapes ({in_short(error)})"
-    raise ConsisIDError(f"{path} {reason}. {remedy}") from None
+        problem = f"does not fit: its parameters have unexpected shapes ({in_short(error)})"
+    raise WeightsError(problem, str(path), f"{remedy}.") from None

@@ -5,7 +5,7 @@ position table was trained at) comes from diffusers' config keys where they agre
 released defaults: the released config carries stale keys.
 """
 
-from ..errors import ConsisIDError
+from ..errors import WeightsError
 from ..model.config import FacialExtractorConfig, TransformerConfig
 from .fit import describe_weights
 
@@ -16,7 +16,7 @@ def infer_transformer_config(shapes, config=None):
     """TransformerConfig of a state dict.
 
     shapes: parameter name -> shape. config: diffusers' config keys, if known; used only where they fit the shapes.
-    Raises ConsisIDError saying what the weights are instead, if they are not a ConsisID transformer.
+    Raises WeightsError saying what the weights are instead, if they are not a ConsisID transformer.
     """
     # What is no positive number cannot agree with any shape.
     config = {key: value for key, value in (config or {}).items() if isinstance(value, int) and value > 0}
@@ -58,9 +58,7 @@ def _require_consisid(shapes):
         "perceiver_cross_attention.0.to_q.weight",
     )
     if missing := [name for name in required if name not in shapes]:
-        raise ConsisIDError(
-            f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {missing[0]})"
-        )
+        raise WeightsError(f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {missing[0]})")
 
 
 def _count(shapes, prefix):
@@ -78,7 +76,7 @@ def _interval(num_layers, num_cross_attn, config):
     for interval in (config.get("cross_attn_interval"), 2, num_layers // num_cross_attn):
         if interval and interval * num_cross_attn == num_layers:
             return interval
-    raise ConsisIDError(
+    raise WeightsError(
         f"has {num_cross_attn} face attention modules for {num_layers} blocks, which is no whole interval"
     )
 
@@ -98,7 +96,7 @@ def _sample_size(positions, patch_size, config):
     for frames, height, width in (stated, released):
         if text_length + frames * (height // patch_size) * (width // patch_size) == positions[1]:
             return text_length, (frames, height, width)
-    raise ConsisIDError(
+    raise WeightsError(
         f"has a position table of {positions[1]} tokens, which fits neither the released size 480x720x49 nor its "
         "config; keep the checkpoint's config.json beside the weights"
     )
@@ -146,11 +144,11 @@ def diffusers_config(config):
 def infer_vae_config(shapes):
     """Constructor arguments of `model.vae.CogVideoXVAE`, also diffusers' names, from parameter shapes (name -> shape).
 
-    Raises ConsisIDError saying what the weights are instead, if they are not a CogVideoX VAE.
+    Raises WeightsError saying what the weights are instead, if they are not a CogVideoX VAE.
     """
     required = ("encoder.conv_out.conv.weight", "decoder.mid_block.resnets.0.norm1.conv_y.conv.weight")
     if missing := [name for name in required if name not in shapes]:
-        raise ConsisIDError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)} (no {missing[0]})")
+        raise WeightsError(f"is not a CogVideoX VAE: it looks like {describe_weights(shapes)} (no {missing[0]})")
     blocks = 1 + max(int(name.split(".")[2]) for name in shapes if name.startswith("encoder.down_blocks."))
     resnets = {name.split(".")[4] for name in shapes if name.startswith("encoder.down_blocks.0.resnets.")}
     channels = [shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(blocks)]
@@ -162,15 +160,15 @@ def infer_vae_config(shapes):
 
 
 def infer_t5_config(shapes):
-    """ComfyUI's T5 config from parameter shapes (name -> shape). Raises ConsisIDError if they are not T5 v1.1's."""
+    """ComfyUI's T5 config from parameter shapes (name -> shape). Raises WeightsError if they are not T5 v1.1's."""
     block = "encoder.block.0.layer"
     required = ("shared.weight", f"{block}.1.DenseReluDense.wi_0.weight")
     if missing := [name for name in required if name not in shapes]:
         likeness = describe_weights(shapes)
-        raise ConsisIDError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {missing[0]})")
+        raise WeightsError(f"is not a T5 v1.1 text encoder: it looks like {likeness} (no {missing[0]})")
     vocab_size, width = shapes["shared.weight"]
     if vocab_size != T5_VOCABULARY:
-        raise ConsisIDError(
+        raise WeightsError(
             f"is not a T5 v1.1 text encoder: its vocabulary has {vocab_size} entries instead of {T5_VOCABULARY}, as in "
             "UMT5 and mT5"
         )

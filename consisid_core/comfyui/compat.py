@@ -14,8 +14,8 @@ import comfy.supported_models_base
 import torch
 from comfy_api.latest import io
 
-from ..errors import ConsisIDError
-from .files import json_tensor
+from ..checkpoint.quantization import json_tensor
+from ..errors import ConsisIDError, WeightsError
 
 
 def schema(search_aliases: list[str], **fields: Any) -> io.Schema:
@@ -82,7 +82,7 @@ def is_dynamic(patcher):
 def set_quantization(model_config, quantization):
     """Tell ComfyUI before a diffusion model is built which layers are quantised. quantization: layer name -> settings.
 
-    Raises ConsisIDError if this ComfyUI does not know the format.
+    Raises WeightsError if this ComfyUI does not know the format.
     """
     if _has_quantized_layers():
         _require_known(quantization, comfy.quant_ops.QUANT_ALGOS)
@@ -104,7 +104,7 @@ def load_clip(state_dict, target, **arguments):
 def quantized_text_encoder(quantization):
     """The model options of a text encoder with quantised layers, and the tensors that its state dict needs besides.
 
-    Raises ConsisIDError if this ComfyUI does not know the format.
+    Raises WeightsError if this ComfyUI does not know the format.
     """
     if not quantization:
         return {}, {}
@@ -117,7 +117,7 @@ def quantized_text_encoder(quantization):
 
 def _require_known(quantization, formats):
     if unknown := {settings.get("format") for settings in quantization.values()} - set(formats):
-        raise ConsisIDError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
+        raise WeightsError(f"is quantised as {', '.join(map(str, unknown))}, which this ComfyUI does not know")
 
 
 def _settings_tensors(quantization):

@@ -21,8 +21,8 @@ from ..evaluation.video import FrameBatch
 from ..face.analysis import recogniser_crop
 from ..types import Face
 from .face_models import load_detector
-from .files import log_demo_weights
 from .identity_effect import sample_with_identity_effect
+from .weight_files import log_demo_weights
 
 log = logging.getLogger("consisid")
 

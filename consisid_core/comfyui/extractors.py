@@ -1,24 +1,34 @@
-"""The two halves of an identity (paper sections 3.2 and 3.3), and how they enter the conditioning."""
+"""The two halves of an identity out of an analysed face (paper sections 3.2 and 3.3)."""
+
+from __future__ import annotations
 
 import logging
 
 import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
 import comfy.utils
-import node_helpers
 import numpy as np
 import torch
 from PIL import Image
 
 from ..errors import ConsisIDError
 from ..face.keypoints import draw_keypoints, map_points
-from ..types import GlobalID, LocalID
+from ..types import Face, GlobalID, LocalID
+from .face_models import FaceModels
 from .transformer import load_facial_extractor
+from .vae import require_cogvideox
 
 FITS = ("stretch", "letterbox")
 
 
-def check_video_size(width, height, length):
-    """Raise ConsisIDError, with the nearest valid value, unless the VAE and the patches divide the size evenly."""
+def check_video_size(width: int, height: int, length: int) -> None:
+    """Raise ConsisIDError, with the nearest valid value, unless the VAE and the patches divide the size evenly.
+
+    Args:
+        width, height: pixels, multiples of 16.
+        length: frames, 4n+1.
+    """
     for name, value in (("width", width), ("height", height)):
         if value % 16 or value < 16:
             nearest = max(16, round(value / 16) * 16)
@@ -28,20 +38,16 @@ def check_video_size(width, height, length):
         raise ConsisIDError(f"length {length} is not 4n+1 frames; the nearest is {nearest}.")
 
 
-def check_vae(vae):
-    """Raise ConsisIDError unless this is a CogVideoX VAE, ours or ComfyUI's.
+def fit_picture(picture: np.ndarray, width: int, height: int, fit: str) -> np.ndarray:
+    """Resize by PIL's Lanczos, as diffusers' VideoProcessor does.
 
-    The shape of its latents would not tell: those of Wan's and HunyuanVideo's VAEs have the same.
-    """
-    net = type(vae.first_stage_model).__name__
-    if "CogVideoX" not in net:
-        raise ConsisIDError(f"VAE is {net}, not a CogVideoX VAE. Load ConsisID's with Load ConsisID VAE.")
+    Args:
+        picture: [H, W, 3] uint8.
+        width, height: of the result, pixels.
+        fit: "stretch" ignores the aspect ratio, as ConsisID was trained; "letterbox" keeps it on white.
 
-
-def fit_picture(picture, width, height, fit):
-    """uint8 [H, W, 3] -> uint8 [height, width, 3] by PIL's Lanczos, as diffusers' VideoProcessor resizes.
-
-    stretch ignores the aspect ratio, as ConsisID was trained; letterbox keeps it on white.
+    Returns:
+        [height, width, 3] uint8.
     """
     image = Image.fromarray(picture)
     if fit == "stretch":
@@ -53,14 +59,31 @@ def fit_picture(picture, width, height, fit):
     return np.array(canvas)
 
 
-def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints=False, noise_augmentation=0.0):
+def extract_global_id(
+    face: Face,
+    vae: comfy.sd.VAE,
+    width: int,
+    height: int,
+    length: int,
+    fit: str = "stretch",
+    keypoints: bool = False,
+    noise_augmentation: float = 0.0,
+) -> GlobalID:
     """Low-frequency half: the face image through the VAE, in frame 0 of an otherwise empty video.
 
-    Of several photos the first is used. keypoints puts the drawn landmarks into frame 1 (for weights trained with
-    `is_kps`). noise_augmentation: standard deviation of the noise added to pixels in -1..1, as training did with about
-    0.05 (official train.py:850). Raises ConsisIDError for a size that the model cannot take, or another VAE.
+    Args:
+        face: of several photos the first is used.
+        vae: CogVideoX's.
+        width, height, length: of the video, pixels and frames.
+        fit: one of FITS, see `fit_picture`.
+        keypoints: put the drawn landmarks into frame 1, for weights trained with `is_kps`.
+        noise_augmentation: standard deviation of the noise added to pixels in -1..1, as training did with about 0.05
+            (official train.py:850).
+
+    Raises:
+        ConsisIDError: for a size that the model cannot take, or another VAE.
     """
-    check_vae(vae)
+    require_cogvideox(vae)
     check_video_size(width, height, length)
     pictures = [(face.image[0].numpy() * 255).astype(np.uint8)]
     if keypoints:
@@ -83,11 +106,13 @@ def extract_global_id(face, vae, width, height, length, fit="stretch", keypoints
     return GlobalID(torch.cat((first, first.new_zeros(1, 16, frames - first.shape[2], *first.shape[-2:])), dim=2))
 
 
-def extract_local_id(model, face_models, face):
+def extract_local_id(model: comfy.model_patcher.ModelPatcher, face_models: FaceModels, face: Face) -> LocalID:
     """High-frequency half: recogniser embedding and EVA features through the model's facial extractor.
 
     Only the extractor's weights are loaded. The tokens of several photos are averaged.
-    Raises ConsisIDError if the model is not ConsisID or takes features of another width.
+
+    Raises:
+        ConsisIDError: the model is not ConsisID, or takes features of another width.
     """
     from ..face.eva_clip import preprocess
 
@@ -117,50 +142,3 @@ def extract_local_id(model, face_models, face):
         tokens.append(extractor_patcher.model(id_embedding, hidden_states).float().cpu())
         progress.update(1)
     return LocalID(torch.cat(tokens).mean(dim=0, keepdim=True))
-
-
-def blend_local_ids(first, second, ratio):
-    """(1 - ratio) first + ratio second, of LocalIDs with tokens of one shape.
-
-    Raises ConsisIDError for tokens of different shapes or a ratio outside 0..1.
-    """
-    if first.tokens.shape != second.tokens.shape:
-        raise ConsisIDError(
-            f"local_id_1 has tokens of shape {list(first.tokens.shape)}, local_id_2 of {list(second.tokens.shape)}: "
-            "they were made with different models. Connect the same MODEL to both extractors."
-        )
-    if not 0 <= ratio <= 1:
-        raise ConsisIDError(f"ratio {ratio} is outside 0..1; 0 is local_id_1 alone, 1 is local_id_2.")
-    return LocalID(first.tokens * (1 - ratio) + second.tokens * ratio)
-
-
-def condition(
-    positive,
-    negative,
-    global_id,
-    local_id=None,
-    global_strength=1.0,
-    local_strength=1.0,
-    start_percent=0.0,
-    end_percent=1.0,
-    batch_size=1,
-):
-    """Attach an identity to both prompts, as the reference does, and make the empty latent of its size.
-
-    The range is that of the local half, in fractions of sampling. Returns (positive, negative, LATENT).
-    """
-    if start_percent > end_percent:
-        raise ConsisIDError(f"start_percent {start_percent} lies after end_percent {end_percent}; swap them.")
-    values = {"concat_latent_image": global_id.latents * global_strength}
-    if local_id is not None and local_strength != 0:
-        values["identity_tokens"] = local_id.tokens
-        values["identity_scale"] = local_strength
-        values["identity_range"] = (start_percent, end_percent)
-    latent = torch.zeros(
-        (batch_size, *global_id.latents.shape[1:]), device=comfy.model_management.intermediate_device()
-    )
-    return (
-        node_helpers.conditioning_set_values(positive, values),
-        node_helpers.conditioning_set_values(negative, values),
-        {"samples": latent},
-    )

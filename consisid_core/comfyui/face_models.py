@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from comfy.patcher_extension import CallbacksMP
 
+from ..checkpoint.finite import check_finite
 from ..checkpoint.fit import about
 from ..errors import ConsisIDError, optional_library
 from ..face.align import FACE_SIZE
@@ -27,7 +28,7 @@ from ..face.analysis import (
 from ..face.quality import quality_hints
 from ..face.same_person import SAME_PERSON, disagreeing_photos
 from ..types import Face
-from .files import log_demo_weights, read_state_dict
+from .weight_files import log_demo_weights, read_weights
 
 log = logging.getLogger("consisid")
 
@@ -121,9 +122,10 @@ def load_face_models(pack_folder, parsing_path, eva_path, provider):
 
 
 def _load_net(net_class, path, dtype, remedy):
-    state_dict, _ = read_state_dict(path)
+    checkpoint = read_weights(path)
+    check_finite(checkpoint)
     with about(path, remedy):
-        net = net_class.from_state_dict(state_dict)
+        net = net_class.from_state_dict(checkpoint.tensors)
     return comfy.model_patcher.ModelPatcher(
         net.to(dtype),
         load_device=comfy.model_management.text_encoder_device(),

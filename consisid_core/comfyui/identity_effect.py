@@ -101,6 +101,8 @@ def _without_local(conds, sigma):
 def _tokens_act(model_conds, sigma):
     if "identity_tokens" not in model_conds:
         return False
+    if "identity_sigmas" not in model_conds:  # The whole run.
+        return True
     start, end = model_conds["identity_sigmas"].cond
     return end <= sigma <= start
 

@@ -3,17 +3,16 @@
 import logging
 import math
 import re
-from pathlib import Path
 
 import comfy.lora
-import safetensors
 import torch
 
 from ..checkpoint.files import parse_json
+from ..checkpoint.finite import check_finite
 from ..checkpoint.fit import about, describe_weights
-from ..errors import ConsisIDError
-from .files import read_state_dict
+from ..errors import ConsisIDError, WeightsError
 from .transformer import require_consisid
+from .weight_files import read_weights
 
 REMEDY = "Choose a LoRA made for ConsisID or CogVideoX-5B"
 
@@ -42,15 +41,16 @@ def apply_lora(patcher, path, strength):
     model = require_consisid(patcher)
     if strength == 0:
         return patcher
-    tensors, _ = read_state_dict(path)
-    stored = _adapter_config(Path(path))
+    checkpoint = read_weights(path)
+    check_finite(checkpoint)
+    tensors, stored = checkpoint.tensors, _adapter_config(checkpoint)
     with about(path, REMEDY):
         alphas = _alphas(tensors, stored)
         patches = comfy.lora.load_lora({**alphas, **tensors}, _module_names(model), log_missing=False)
         weights = model.state_dict()
         patches = {key: patch for key, patch in patches.items() if key in weights}
         if not patches:
-            raise ConsisIDError(f"fits nothing in the ConsisID transformer: it looks like {_describe(tensors)}")
+            raise WeightsError(f"fits nothing in the ConsisID transformer: it looks like {_describe(tensors)}")
         for key, patch in patches.items():
             _check_fit(key.removeprefix("diffusion_model."), patch, weights[key].shape)
     _warn_of_leftovers(path, tensors, patches)
@@ -72,14 +72,12 @@ def _module_names(model):
     return names
 
 
-def _adapter_config(path):
+def _adapter_config(checkpoint):
     """PEFT's LoraConfig as diffusers stores it in the metadata, or PEFT beside its file; None if it was not stored."""
-    if path.suffix in (".safetensors", ".sft"):
-        with safetensors.safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get("lora_adapter_metadata")
-        if text:
-            config = parse_json(text, f"The lora_adapter_metadata of {path}")
-            return {name.removeprefix("transformer."): value for name, value in config.items()}
+    path = checkpoint.path
+    if text := checkpoint.metadata.get("lora_adapter_metadata"):
+        config = parse_json(text, f"The lora_adapter_metadata of {path}")
+        return {name.removeprefix("transformer."): value for name, value in config.items()}
     beside = path.with_name("adapter_config.json")
     # By PEFT's fixed name of the weights, so that it is not taken for another LoRA in the same folder.
     if path.stem != "adapter_model" or not beside.is_file():
@@ -96,7 +94,7 @@ def _alphas(tensors, config):
     if not config:
         return {}
     if config.get("peft_type", "LORA") != "LORA":
-        raise ConsisIDError(f"is a PEFT adapter of type {config['peft_type']}, of which only LORA is supported")
+        raise WeightsError(f"is a PEFT adapter of type {config['peft_type']}, of which only LORA is supported")
     alphas = {}
     for name, tensor in tensors.items():
         if match := re.fullmatch(r"(transformer\.|base_model\.model\.)?(.+)(\.lora_A(\.default)?\.weight)", name):
@@ -107,7 +105,7 @@ def _alphas(tensors, config):
                 config.get("lora_alpha"),
             )
             if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
-                raise ConsisIDError(f"has a stored lora_alpha of {alpha!r}, which is no number")
+                raise WeightsError(f"has a stored lora_alpha of {alpha!r}, which is no number")
             if config.get("use_rslora"):  # alpha / sqrt(rank)
                 alpha *= math.sqrt(tensor.shape[0])
             alphas[f"{prefix}{module}.alpha"] = torch.tensor(alpha, dtype=torch.float64)
@@ -131,7 +129,7 @@ def _check_fit(module, patch, shape):
             fits = fits and patch.weights[0].shape[0] == shape[0]
     if not fits:
         sizes = " and ".join(_size(tensor.shape) for tensor in _tensors(patch))
-        raise ConsisIDError(
+        raise WeightsError(
             f"has tensors that do not fit: {module} is {_size(shape)} here, and those for it are {sizes}"
         )
 

@@ -1,6 +1,11 @@
 """ConsisID's samplers inside ComfyUI's sampling loop: noise, previews, masks and interruption are ComfyUI's."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -22,37 +27,47 @@ from .notices import count_steps
 from .transformer import require_consisid
 
 
-class ScheduledGuider(comfy.samplers.CFGGuider):
-    """Classifier-free guidance with a scale of its own for each sigma."""
+def run_sampler(
+    model: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    sigmas: torch.Tensor,
+    extra_args: dict,
+    callback: Callable[[dict], None] | None = None,
+    disable: bool | None = None,
+    sampler: str = "dpm",
+    alphas: Sequence[float] = (),
+    next_alphas: Sequence[float] = (),
+) -> torch.Tensor:
+    """k-diffusion style sampler function, without a wait for the device between its steps.
 
-    def set_schedule(self, sigmas, scales):
-        self.sigmas, self.scales = sigmas, scales
+    Args:
+        model: denoises x at a sigma.
+        x: [B, C, T, H, W] in ComfyUI's variance-exploding scale.
+        sigmas: [steps + 1] noise levels, on x's device.
+        extra_args: ComfyUI's, "seed" among them.
+        callback: called once a step, after the model.
+        disable: the console's progress bar.
+        sampler: one of SAMPLERS.
+        alphas: the cumulative products, 0..1, that `sigmas` stand for; on the host, where the coefficients are taken.
+        next_alphas: the noise level that each step lands on; it is read as `alphas[i + 1]` at the next.
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):
-        self.set_cfg(self.scales[int((self.sigmas - timestep[0].cpu()).abs().argmin())])
-        return super().predict_noise(x, timestep, model_options, seed)
-
-
-def run_sampler(model, x, sigmas, extra_args=None, callback=None, disable=None, sampler="dpm", next_alphas=()):
-    """k-diffusion style sampler function: x in ComfyUI's variance-exploding scale.
-
-    next_alphas: the noise level that each step lands on; it is read as `sigmas[i + 1]` at the next.
+    Returns:
+        [B, C, T, H, W] the clean sample, or what noise the last step leaves.
     """
     # Another seed than that of the starting noise, which would else come again in the first step.
     next_noise = seeded_noise((extra_args["seed"] + 1) % 2**64, x) if sampler == "dpm" else None
-    levels = [_alpha(sigma) for sigma in sigmas]
     previous = None
     for i in trange(len(sigmas) - 1, disable=disable):
         denoised = model(x, sigmas[i] * x.new_ones(x.shape[0]), **extra_args)
         if callback is not None:
             callback({"i": i, "denoised": denoised, "x": x, "sigma": sigmas[i], "sigma_hat": sigmas[i]})
-        x = x * levels[i] ** 0.5
+        x = x * alphas[i] ** 0.5
         if sampler == "dpm":
-            x = dpm_step(x, denoised, previous, next_noise(), levels[i], next_alphas[i], levels[i - 1])
+            x = dpm_step(x, denoised, previous, next_noise(), alphas[i], next_alphas[i], alphas[i - 1])
             previous = denoised
         else:
-            x = ddim_step(x, denoised, levels[i], next_alphas[i])
-        x = x / levels[i + 1] ** 0.5
+            x = ddim_step(x, denoised, alphas[i], next_alphas[i])
+        x = x / alphas[i + 1] ** 0.5
     return x
 
 
@@ -61,11 +76,37 @@ def _alpha(sigma):
     return 1 / (1 + float(sigma) ** 2)
 
 
-def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise):
-    """Denoise a LATENT by one of ConsisID's samplers. Returns a new LATENT; previews and progress as in KSampler.
+def sample(
+    model: comfy.model_patcher.ModelPatcher,
+    positive: list,
+    negative: list,
+    latent: dict,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    guidance: str,
+    denoise: float,
+) -> dict:
+    """Denoise a LATENT by one of ConsisID's samplers, with previews and progress as in KSampler.
 
-    denoise below 1 runs the last `steps` of a schedule of steps / denoise. Raises ConsisIDError if that schedule has
-    more than 1000 steps, MODEL is not ConsisID, or identity, text or latent do not fit it.
+    Args:
+        model: ConsisID.
+        positive, negative: CONDITIONING of `conditioning.condition`.
+        latent: LATENT, "samples" [B, 16, T, h, w] unscaled.
+        seed: of the starting noise.
+        steps: so many are taken.
+        cfg: guidance scale.
+        sampler: one of SAMPLERS.
+        guidance: one of GUIDANCES.
+        denoise: 0..1; below 1 the last `steps` of a schedule of steps / denoise are run.
+
+    Returns:
+        A new LATENT.
+
+    Raises:
+        ConsisIDError: that schedule has more than 1000 steps, MODEL is not ConsisID, identity, text or latent do not
+            fit it, or the result is not finite.
     """
     require_consisid(model)
     total = int(steps / denoise) if denoise > 0 else 0
@@ -77,12 +118,13 @@ def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidanc
             f"{NUM_TRAIN_TIMESTEPS} timesteps only. Lower steps or raise denoise."
         )
     table = model.get_model_object("model_sampling").sigmas.cpu()
-    sigmas = torch.cat((table[trailing_timesteps(total)], table.new_zeros(1)))[-steps - 1 :]
+    sigmas = torch.cat((table[trailing_timesteps(total)], table.new_zeros(1)))[-steps - 1 :]  # On the host.
     next_alphas = [1.0 if t < 0 else _alpha(table[t]) for t in target_timesteps(total)][-steps:]
 
-    guider = ScheduledGuider(model)
+    guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
-    guider.set_schedule(sigmas[:-1], guidance_scales(guidance, cfg, total)[-steps:])
+    scales = guidance_scales(guidance, cfg, total)[-steps:]
+    guider.set_cfg(scales[0])
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     preview = latent_preview.prepare_callback(model, steps)
     with count_steps(steps) as count:
@@ -90,11 +132,15 @@ def sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidanc
         def callback(step, x0, x, total_steps):
             preview(step, x0, x, total_steps)
             count(step + 1)
+            guider.set_cfg(scales[min(step + 1, steps - 1)])  # For the next step.
 
         denoised = guider.sample(
             comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
             samples,
-            comfy.samplers.KSAMPLER(run_sampler, {"sampler": sampler, "next_alphas": next_alphas}),
+            comfy.samplers.KSAMPLER(
+                run_sampler,
+                {"sampler": sampler, "alphas": [_alpha(sigma) for sigma in sigmas], "next_alphas": next_alphas},
+            ),
             sigmas,
             denoise_mask=latent.get("noise_mask"),
             callback=callback,

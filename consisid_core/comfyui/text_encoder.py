@@ -10,12 +10,11 @@ import comfy.text_encoders.t5
 import comfy.utils
 import folder_paths
 
-from ..checkpoint.fit import about, check_names
-from ..checkpoint.net_config import infer_t5_config, t5_shapes
+from ..checkpoint.fit import about
+from ..checkpoint.nets import text_encoder_weights
 from . import compat
-from .files import read_state_dict
 from .notices import notices
-from .quantization import take_quantization
+from .weight_files import read_weights, refuse_broken_result
 
 MAX_TOKENS = 226
 REMEDY = (
@@ -51,6 +50,9 @@ class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
 class TextEncoder(comfy.sd1_clip.SD1ClipModel):
     """T5 without attention mask: padding tokens are attended, as in the reference."""
 
+    weights_path = None
+    """The file, to be looked at should the result not be finite."""
+
     def __init__(self, device="cpu", dtype=None, model_options={}):
         super().__init__(
             device=device,
@@ -60,6 +62,12 @@ class TextEncoder(comfy.sd1_clip.SD1ClipModel):
             model_options=model_options,
         )
 
+    def encode_token_weights(self, token_weight_pairs):
+        encoded = super().encode_token_weights(token_weight_pairs)
+        if not encoded[0].isfinite().all():
+            refuse_broken_result("The encoded prompt", self.weights_path, "Start ComfyUI with --fp32-text-enc.")
+        return encoded
+
 
 def load_text_encoder(path):
     """`comfy.sd.CLIP` of a T5 encoder file or folder of shards.
@@ -67,28 +75,23 @@ def load_text_encoder(path):
     Raises ConsisIDError naming the file if it is another text encoder, incomplete, or quantised in a way that this
     ComfyUI does not know.
     """
-    state_dict, _ = read_state_dict(path)
-    if "encoder.embed_tokens.weight" in state_dict:
-        state_dict.setdefault("shared.weight", state_dict.pop("encoder.embed_tokens.weight"))
+    checkpoint = read_weights(path)
     with about(path, REMEDY):
-        quantization = take_quantization(state_dict)
-        quantization_options, quantization_tensors = compat.quantized_text_encoder(quantization)
-        shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-        t5_config = infer_t5_config(shapes)
-        expected = t5_shapes(t5_config)
-        # Whole T5 models carry a decoder, and some files a tokenizer; both stay unused.
-        check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
+        weights = text_encoder_weights(checkpoint)
+        quantization_options, quantization_tensors = compat.quantized_text_encoder(weights.quantization)
+    state_dict = weights.state_dict
     device = comfy.model_management.text_encoder_device()
-    stored_dtype = (
-        state_dict["encoder.final_layer_norm.weight"].dtype if quantization else comfy.utils.weight_dtype(state_dict)
-    )
+    norm = state_dict["encoder.final_layer_norm.weight"]  # Is in the plain type where layers are quantised.
+    stored_dtype = norm.dtype if weights.quantization else comfy.utils.weight_dtype(state_dict)
     dtype = comfy.model_management.pick_weight_dtype(
         stored_dtype, comfy.model_management.text_encoder_dtype(device), device
     )
-    return compat.load_clip(
+    clip = compat.load_clip(
         {**state_dict, **quantization_tensors},
         comfy.supported_models_base.ClipTarget(Tokenizer, TextEncoder),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(state_dict),
-        model_options={"dtype": dtype, "t5xxl_model_config": t5_config, **quantization_options},
+        model_options={"dtype": dtype, "t5xxl_model_config": weights.config, **quantization_options},
     )
+    clip.cond_stage_model.weights_path = path
+    return clip

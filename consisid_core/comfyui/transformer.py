@@ -1,6 +1,10 @@
 """The ConsisID transformer as a ComfyUI model: sampling type, latent format, identity conditioning, loading."""
 
+from __future__ import annotations
+
+import functools
 import logging
+from pathlib import Path
 
 import comfy.conds
 import comfy.latent_formats
@@ -15,12 +19,15 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 
 from ..checkpoint.fit import about
+from ..checkpoint.nets import config_tensors, transformer_weights
 from ..errors import ConsisIDError
 from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
 from .notices import notices
-from .transformer_file import REMEDY, config_tensors, read_transformer
+from .weight_files import read_weights, refuse_broken_result
+
+REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
 
 WEIGHT_DTYPES = {
     "default": None,
@@ -140,11 +147,12 @@ class ConsisID(comfy.model_base.BaseModel):
         tokens = kwargs.get("identity_tokens")
         if tokens is not None:
             self._check_tokens(tokens)
-            start, end = kwargs["identity_range"]
-            sigmas = (self.model_sampling.percent_to_sigma(start), self.model_sampling.percent_to_sigma(end))
             out["identity_tokens"] = comfy.conds.CONDRegular(tokens)
             out["identity_scale"] = comfy.conds.CONDConstant(kwargs["identity_scale"])
-            out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
+            # Without a range nothing has to be compared, which would wait for the device at every step.
+            if kwargs["identity_range"] != (0.0, 1.0):
+                sigmas = tuple(map(self.model_sampling.percent_to_sigma, kwargs["identity_range"]))
+                out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
         return out
 
     def _warn_of_untrained_size(self, noise):
@@ -174,7 +182,7 @@ class ConsisID(comfy.model_base.BaseModel):
             )
 
     def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
-        if identity_tokens is not None:
+        if identity_tokens is not None and identity_sigmas is not None:
             start, end = identity_sigmas
             if not end <= float(t[0]) <= start:
                 identity_tokens = None
@@ -188,14 +196,21 @@ def _video_size(latent_size):
     return f"{width * 8}x{height * 8}, {frames * 4 - 3} frames"
 
 
-def load_transformer(path, weight_dtype="default"):
-    """ModelPatcher of a ConsisID transformer.
+def load_transformer(path: Path | str, weight_dtype: str = "default") -> comfy.model_patcher.ModelPatcher:
+    """ModelPatcher of a ConsisID transformer, its weights mapped from the file where they need no cast.
 
-    path: a weight file or a folder of shards; weight_dtype: a key of WEIGHT_DTYPES, "default" keeps what suits the
-    device. Quantised files keep their own types. Raises ConsisIDError naming the file if it is not a complete ConsisID
-    transformer.
+    Args:
+        path: a weight file or a folder of shards.
+        weight_dtype: a key of WEIGHT_DTYPES; "default" keeps what suits the device. Quantised files keep their own.
+
+    Raises:
+        ConsisIDError: naming the file, if it is not a complete ConsisID transformer, or quantised in a way that this
+            ComfyUI does not know.
     """
-    file = read_transformer(path)
+    _log_averaged_weights(Path(path))
+    checkpoint = read_weights(path)
+    with about(path, REMEDY):
+        file = transformer_weights(checkpoint)
     model_config = ConsisIDModelConfig(file.config)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
@@ -228,7 +243,27 @@ def load_transformer(path, weight_dtype="default"):
     if not comfy.model_management.is_device_cpu(offload_device):
         model.to(offload_device)
     model.requires_grad_(False)
+    patcher.add_wrapper_with_key(
+        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, "consisid", functools.partial(_sample_checked, path)
+    )
     return patcher
+
+
+def _sample_checked(path, sample, *args, **kwargs):
+    """Around a whole sampling, by whatever sampler: one look at the result, and only if it is broken at the weights."""
+    samples = sample(*args, **kwargs)
+    if not samples.isfinite().all():
+        refuse_broken_result(
+            "The sampled latent", path, "Choose bf16 as weight_dtype, and take off LoRAs and other patches one by one."
+        )
+    return samples
+
+
+def _log_averaged_weights(path):
+    if path.name == "transformer" and path.with_name("transformer_ema").is_dir():
+        logging.getLogger("consisid").warning(
+            "%s has averaged weights beside it, in transformer_ema. The reference prefers those; choose them.", path
+        )
 
 
 def _keep_tables_in_bf16(net):

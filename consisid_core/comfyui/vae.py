@@ -1,15 +1,22 @@
 """The CogVideoX VAE as a ComfyUI VAE: our net inside a real `comfy.sd.VAE`, the same on every version."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
 import comfy.ldm.models.autoencoder
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
 
-from ..checkpoint.fit import about, check_names
-from ..checkpoint.net_config import infer_vae_config
+from ..checkpoint.finite import check_finite
+from ..checkpoint.fit import about
+from ..checkpoint.nets import identify, vae_weights
+from ..errors import ConsisIDError
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE
-from .files import read_state_dict
+from .weight_files import read_weights
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"
 
@@ -20,7 +27,7 @@ REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of Be
 CHUNKS_HELD = 3.5
 
 
-def decode_memory(shape, dtype):
+def decode_memory(shape: Sequence[int], dtype: torch.dtype) -> float:
     """Bytes that a decode of latents [B, 16, n, h, w] takes; one video of the batch at a time."""
     frames, height, width = shape[2:]
     # One batch of frames alone, or with what earlier batches left to the convolutions. The video grows beside them.
@@ -29,7 +36,7 @@ def decode_memory(shape, dtype):
     return values * comfy.model_management.dtype_size(dtype)
 
 
-def encode_memory(shape, dtype):
+def encode_memory(shape: Sequence[int], dtype: torch.dtype) -> float:
     """Bytes that an encode of pixels [B, 3, frames, H, W] takes; one video of the batch at a time."""
     frames, height, width = shape[2:]
     first_batch = min(frames, 8 + frames % 8)
@@ -38,18 +45,37 @@ def encode_memory(shape, dtype):
     return values * comfy.model_management.dtype_size(dtype)
 
 
-def load_vae(path):
-    """`comfy.sd.VAE` of a CogVideoX VAE file. Raises ConsisIDError naming the file if it is another VAE."""
-    state_dict, _ = read_state_dict(path)
-    shapes = {name: tensor.shape for name, tensor in state_dict.items()}
-    with about(path, REMEDY), torch.device("meta"):
-        net = CogVideoXVAE(**infer_vae_config(shapes))
-        check_names(shapes, {name: tensor.shape for name, tensor in net.state_dict().items()})
-    net.load_state_dict(state_dict, assign=True)
+def load_vae(path: Path | str) -> comfy.sd.VAE:
+    """`comfy.sd.VAE` of a CogVideoX VAE file.
+
+    Raises:
+        ConsisIDError: naming the file, if it is another VAE, incomplete, or holds values that are not finite.
+    """
+    checkpoint = read_weights(path)
+    with about(path, REMEDY):
+        weights = vae_weights(checkpoint)
+    check_finite(checkpoint)  # Here, because the net reads all of the file when it takes its type.
+    with torch.device("meta"):
+        net = CogVideoXVAE(**weights.config)
+    net.load_state_dict(weights.state_dict, assign=True)
     return wrap_vae(net.eval().requires_grad_(False))
 
 
-def wrap_vae(net):
+def require_cogvideox(vae: comfy.sd.VAE) -> None:
+    """Raise ConsisIDError unless this is a CogVideoX VAE, ours or ComfyUI's.
+
+    Latents and ratios alone would not tell: those of Wan's and HunyuanVideo's VAEs are the same. So the net's
+    parameters are looked at as well.
+    """
+    net = vae.first_stage_model
+    ratios = vae.spacial_compression_decode(), vae.temporal_compression_decode()
+    if (vae.latent_channels, *ratios) != (16, 8, 4) or identify(net.state_dict()) != "vae":
+        raise ConsisIDError(
+            f"VAE is {type(net).__name__}, not a CogVideoX VAE. Load ConsisID's with Load ConsisID VAE."
+        )
+
+
+def wrap_vae(net: torch.nn.Module) -> comfy.sd.VAE:
     """A `comfy.sd.VAE` around the net, with its ratios and memory estimates."""
     vae = _empty_vae()
     vae.first_stage_model = net

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..checkpoint.model_folders import ModelFolders
 from ..errors import ConsisIDError
 from ..face.analysis import PROVIDER_CHOICES, resolve_providers
-from ..weights.layout import ModelFolders
 from . import batch
 from .face_similarity import PROTOCOLS
 from .manifest import read_manifest

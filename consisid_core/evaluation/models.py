@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checkpoint.fit import about
+from ..checkpoint.reading import read_checkpoint
 from ..face.analysis import FaceDetector
-from ..weights.source import read_tensors
 from .nets.clip_score import ClipScorer
 from .nets.curricularface import CurricularFace
 from .nets.fid import Inception
@@ -60,15 +60,15 @@ def load_nets(curricular_face, inception, clip):
 
 
 def _load_curricular_face(path):
-    tensors, is_demo = read_tensors(path)
+    checkpoint = read_checkpoint(path)
     with about(path, "Choose glint360k_curricular_face_r101_backbone.bin of ConsisID-preview"):
-        return CurricularFace.from_state_dict(tensors), is_demo
+        return CurricularFace.from_state_dict(checkpoint.tensors), checkpoint.is_demo
 
 
 def _load_inception(path):
-    tensors, is_demo = read_tensors(path)
+    checkpoint = read_checkpoint(path)
     with about(path, "Choose torchvision's inception_v3_google or torch-fidelity's weights-inception-2015-12-05"):
-        return Inception.from_state_dict(tensors), is_demo
+        return Inception.from_state_dict(checkpoint.tensors), checkpoint.is_demo
 
 
 def _load_clip(path):

@@ -10,8 +10,8 @@ from timm.layers import RotaryEmbeddingCat
 from timm.models.eva import Eva, checkpoint_filter_fn
 from torch import nn
 
-from ..checkpoint.fit import check_names, describe_weights
-from ..errors import ConsisIDError
+from ..checkpoint.fit import describe_weights, load_exactly
+from ..errors import WeightsError
 
 HIDDEN_BLOCKS = (4, 8, 12, 16, 20)
 """Blocks, counted from 0, whose inputs are the five hidden states (consisid_eva_clip `eva_vit_model.py:623`)."""
@@ -65,12 +65,12 @@ class EvaClipVisual(nn.Module):
 
         state_dict: the released EVA-CLIP parameters, of which the image tower's (`visual.*`) are taken, or the image
         tower's alone, without the prefix; sizes are read from the shapes.
-        Raises ConsisIDError, worded to follow the name of the file, if these are other weights.
+        Raises WeightsError if these are other weights.
         """
         prefix = "visual." if "visual.pos_embed" in state_dict else ""
         for name in _SHAPE_NAMES:
             if prefix + name not in state_dict:
-                raise ConsisIDError(
+                raise WeightsError(
                     f"is not an EVA02-CLIP model: {prefix}{name} is missing; "
                     f"it looks like {describe_weights(state_dict)}"
                 )
@@ -83,7 +83,7 @@ class EvaClipVisual(nn.Module):
         grid = math.isqrt(patches)
         depth = sum(name.startswith("blocks.") and name.endswith(".norm1.weight") for name in weights)
         if width % _HEAD_DIM or grid**2 != patches or depth <= HIDDEN_BLOCKS[-1]:
-            raise ConsisIDError(
+            raise WeightsError(
                 f"does not fit: an EVA02-CLIP tower of width {width}, with {patches} patches and {depth} blocks, where "
                 f"a multiple of {_HEAD_DIM}, a square and at least {HIDDEN_BLOCKS[-1] + 1} are needed"
             )
@@ -96,10 +96,7 @@ class EvaClipVisual(nn.Module):
                 mlp_dim=len(weights["blocks.0.mlp.w1.weight"]),
                 output_dim=len(weights["head.weight"]),
             )
-        weights = checkpoint_filter_fn(weights, visual.tower)
-        expected = {name: x.shape for name, x in visual.tower.state_dict().items()}
-        check_names({name: x.shape for name, x in weights.items()}, expected)
-        visual.tower.load_state_dict(weights, assign=True)
+        load_exactly(visual.tower, checkpoint_filter_fn(weights, visual.tower))
         return visual.requires_grad_(False).eval()
 
     def forward(self, image):

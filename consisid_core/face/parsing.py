@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..checkpoint.fit import check_names, describe_weights
-from ..errors import ConsisIDError
+from ..checkpoint.fit import describe_weights, load_exactly
+from ..errors import WeightsError
 
 WHITENED_LABELS = (0, 16, 18, 7, 8, 9, 14, 15)
 """Labels that turn white: background, cloth, hat, left ear, right ear, earring, neck, necklace (diffusers
@@ -152,19 +152,17 @@ class BiSeNet(nn.Module):
         """The parser with these weights, in eval mode, without a copy of them.
 
         state_dict: facexlib's parameter names -> tensors; sizes are read from the shapes.
-        Raises ConsisIDError, worded to follow the name of the file, if these are other weights.
+        Raises WeightsError if these are other weights.
         """
         first, last = "cp.resnet.conv1.weight", "conv_out.conv_out.weight"
         for name in (first, last):
             if name not in state_dict:
-                raise ConsisIDError(
+                raise WeightsError(
                     f"is not a BiSeNet face parser: {name} is missing; it looks like {describe_weights(state_dict)}"
                 )
         with torch.device("meta"):
             parser = cls(num_classes=len(state_dict[last]), width=len(state_dict[first]))
-        expected = {name: x.shape for name, x in parser.state_dict().items()}
-        check_names({name: x.shape for name, x in state_dict.items()}, expected)
-        parser.load_state_dict(state_dict, assign=True)
+        load_exactly(parser, state_dict)
         return parser.requires_grad_(False).eval()
 
     def forward(self, image):

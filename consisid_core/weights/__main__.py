@@ -3,9 +3,10 @@
 import argparse
 import sys
 
+from ..checkpoint.model_folders import ModelFolders
 from ..errors import ConsisIDError
 from . import check, convert, download
-from .layout import EVALUATION_PARTS, PARTS, REPOSITORY, ModelFolders, human
+from .parts import EVALUATION_PARTS, PARTS, REPOSITORY, human
 from .status import status_of
 
 _ALL = (*PARTS, *EVALUATION_PARTS)
@@ -104,7 +105,7 @@ def _download(options):
         rows = []
         for part in parts:
             if size := sum(item.remaining for item in items if item.part is part):
-                rows.append([part.name, human(size), part.licence, folders.shown(folders.target(part))])
+                rows.append([part.name, human(size), part.licence, folders.shown(part.place(folders))])
         _print_table(["PART", "TO FETCH", "LICENCE", "PLACE"], rows)
         print(f"In all {human(left)}.")
         download.check_space(items)

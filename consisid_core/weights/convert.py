@@ -1,5 +1,7 @@
 """One .safetensors file from any form of a checkpoint, written in a stream: a few hundred MB of memory at any size."""
 
+from __future__ import annotations
+
 import json
 import math
 import os
@@ -7,12 +9,15 @@ import shutil
 import struct
 from pathlib import Path
 
+from ..checkpoint.files import GGUF
 from ..checkpoint.fit import about
 from ..checkpoint.net_config import diffusers_config
+from ..checkpoint.nets import identify, transformer_weights
+from ..checkpoint.quantization import SETTINGS
+from ..checkpoint.reading import list_checkpoint
+from ..checkpoint.safetensors_file import FORMAT_NAMES, ITEM_SIZES, StoredTensor
 from ..errors import ConsisIDError
-from .layout import human, is_disk_full
-from .nets import QUANTISED, identify, transformer_tensors
-from .source import ITEM_SIZES, StoredTensor, open_source
+from .parts import human, is_disk_full
 
 DTYPES = {"bf16": "BF16", "fp16": "F16", "fp32": "F32", "fp8_e4m3fn": "F8_E4M3", "fp8_e5m2": "F8_E5M2"}
 """Number formats to convert to -> safetensors' names of them."""
@@ -24,42 +29,54 @@ UNCAST = ("patch_embed.pos_embedding", "local_facial_extractor.latents", "local_
 """Parameters of the transformer that no layer casts as it runs; the loader keeps them in bf16 beside fp8 weights."""
 
 
-def convert(source_path, target, dtype):
+def convert(source_path: Path | str, target: Path | str, dtype: str) -> tuple[int, int]:
     """Write a checkpoint as one .safetensors file with diffusers' names, config and this number format.
 
-    source_path: transformer, VAE or T5, in any form that `open_source` reads. dtype: a key of DTYPES; numbers are cast
-    as torch casts, which is what the loader does with `weight_dtype`; whole numbers stay as they are.
-    Returns the number of parameters and of bytes written. Raises ConsisIDError, leaving nothing at target, if that
-    exists already or cannot be written, the source is damaged or of another kind, or a value does not fit the format.
+    Args:
+        source_path: transformer, VAE or T5: .safetensors or a pickle, one file or a folder of shards.
+        target: the file to write.
+        dtype: a key of DTYPES; numbers are cast as torch casts, which is what the loader does with `weight_dtype`;
+            whole numbers stay as they are.
+
+    Returns:
+        The number of parameters and of bytes written.
+
+    Raises:
+        ConsisIDError: target exists already or cannot be written, the source is damaged or of another kind, or a value
+            does not fit the format. Nothing is left at target then.
     """
     target = Path(target)
     if target.suffix != ".safetensors":
         raise ConsisIDError(f"{target} must end in .safetensors, so that ComfyUI finds and reads it.")
     if os.path.lexists(target):
         raise ConsisIDError(f"{target} exists already. Choose another name or delete it first.")
-    source = open_source(source_path)
-    tensors, metadata = _contents(source, source_path, dtype)
+    tensors, metadata = _contents(list_checkpoint(source_path), dtype)
     header, size = _header(tensors, metadata, dtype)
     _write(target, header, tensors, dtype, size)
     return len(tensors), size
 
 
-def _contents(source, path, dtype):
+def _contents(source, dtype):
+    """(name -> tensor in the order of the file, its metadata)."""
     kind = identify(source.tensors)
-    quantised = [name for name in source.tensors if name.endswith(QUANTISED)]
-    if kind is None or quantised:
-        what = f"holds scaled or quantised weights ({quantised[0]})" if quantised else "is no transformer, VAE or T5"
-        raise ConsisIDError(f"{path} {what}, which cannot be converted. Take the released weights.")
+    packed = [name for name in source.tensors if name.endswith(SETTINGS)]
+    packed += [file.name for file in source.files if file.suffix.lower() == GGUF]
+    if kind is None or packed:
+        what = f"holds scaled or quantised weights ({packed[0]})" if packed else "is no transformer, VAE or T5"
+        raise ConsisIDError(f"{source.path} {what}, which cannot be converted. Take the released weights.")
     if kind == "vae" and DTYPES[dtype] in _FP8:
-        raise ConsisIDError(f"{path} is a VAE, which does not run in fp8. Choose bf16, fp16 or fp32.")
+        raise ConsisIDError(f"{source.path} is a VAE, which does not run in fp8. Choose bf16, fp16 or fp32.")
+    strange = {str(tensor.dtype) for tensor in source.tensors.values()} - {*ITEM_SIZES, *FORMAT_NAMES}
+    if strange:
+        raise ConsisIDError(f"{source.path} holds numbers in the format {strange.pop()}, which cannot be converted.")
     tensors, metadata = source.tensors, {**source.metadata, "format": "pt"}
     if source.config:
         metadata["config"] = json.dumps(source.config)
     if kind == "transformer":
-        with about(path, "Take the released weights."):
-            tensors, config = transformer_tensors(source)
+        with about(source.path, "Take the released weights"):
+            transformer = transformer_weights(source)
         # Without stale keys, so that the file says of itself what its shapes cannot.
-        metadata["config"] = json.dumps(diffusers_config(config))
+        tensors, metadata["config"] = transformer.state_dict, json.dumps(diffusers_config(transformer.config))
     # The widest numbers first, so that each tensor begins at a multiple of its number's size.
     order = sorted(tensors, key=lambda name: (-ITEM_SIZES[_format(name, tensors[name], dtype)], name))
     return {name: tensors[name] for name in order}, metadata
@@ -67,21 +84,10 @@ def _contents(source, path, dtype):
 
 def _format(name, tensor, dtype):
     """safetensors' name of the number format in which a parameter is written."""
-    stored = tensor.dtype if isinstance(tensor, StoredTensor) else _formats()[tensor.dtype]
+    stored = tensor.dtype if isinstance(tensor, StoredTensor) else FORMAT_NAMES[str(tensor.dtype)]
     if stored[0] not in "FB" or stored == "BOOL":
         return stored
     return "BF16" if DTYPES[dtype] in _FP8 and name in UNCAST else DTYPES[dtype]
-
-
-def _formats():
-    """torch's number formats -> safetensors' names of them."""
-    import torch
-
-    return {
-        torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
-        torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int64: "I64", torch.int32: "I32",
-        torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-    }  # fmt: skip
 
 
 def _header(tensors, metadata, dtype):
@@ -125,18 +131,23 @@ def _blocks(header, tensors, dtype):
     """The bytes of the file, a block at a time."""
     import torch
 
-    formats = {name: torch_dtype for torch_dtype, name in _formats().items()}
     yield header
     for name, tensor in tensors.items():
-        wanted = formats[_format(name, tensor, dtype)]
-        for values in _values(tensor, formats):
+        wanted = _torch_dtype(_format(name, tensor, dtype))
+        for values in _values(tensor):
             cast = values.to(wanted)
             if values.is_floating_point() and not cast.float().isfinite().all():
                 raise ConsisIDError(_not_finite(name, values.float(), dtype))
             yield cast.contiguous().view(torch.uint8).numpy().data
 
 
-def _values(tensor, formats):
+def _torch_dtype(name):
+    import torch
+
+    return next(getattr(torch, key.removeprefix("torch.")) for key, value in FORMAT_NAMES.items() if value == name)
+
+
+def _values(tensor):
     """The numbers of a tensor, some at a time, as one-dimensional tensors."""
     import torch
 
@@ -153,7 +164,7 @@ def _values(tensor, formats):
             if not block:
                 raise ConsisIDError(f"{tensor.file} became shorter while it was read. Download it again.")
             left -= len(block)
-            yield torch.frombuffer(bytearray(block), dtype=formats[tensor.dtype])
+            yield torch.frombuffer(bytearray(block), dtype=_torch_dtype(tensor.dtype))
 
 
 def _not_finite(name, values, dtype):

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..checkpoint.files import checkpoint_files
 from ..errors import ConsisIDError
 from .hub import DamagedDownloadError, RemoteFile, UnreachableError, fetch, is_same, list_remote, url_of
-from .layout import REPOSITORY, Part, human, unfinished
+from .parts import REPOSITORY, Part, human, unfinished
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def plan(parts, folders):
             )
         if place != part.remote[-1]:
             print(f"{part.name}: the repository has {place}, which is taken instead of {part.remote[-1]}.")
-        target = folders.target(part)
+        target = part.place(folders)
         for path in _files_below(place, remote):
             items.append(Item(part, remote[path], target / path[len(place) + 1 :] if path != place else target))
     return items
@@ -107,7 +107,7 @@ def by_hand(parts, folders):
     """The list of addresses and targets for somebody who fetches the files in another way."""
     lines = ["To fetch the files by hand, from another machine if need be, save each address under the path after it:"]
     for part in parts:
-        target, place = folders.target(part), part.remote[-1]
+        target, place = part.place(folders), part.remote[-1]
         if not part.files:
             lines.append(f"  {url_of(place)}\n    -> {target}")
             continue

@@ -1,14 +1,19 @@
 """The model hub: which files the release has, and fetching one. Endpoint and token are huggingface_hub's own."""
 
+from __future__ import annotations
+
 import hashlib
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import ConsisIDError, optional_library
-from .layout import REPOSITORY, is_disk_full
+from .parts import REPOSITORY, is_disk_full
 
-_BLOCK = 1 << 22
+BLOCK = 10 * 2**20
+"""Bytes that are fetched at once; what has arrived of a broken one is fetched again."""
 
 
 class UnreachableError(ConsisIDError):
@@ -21,17 +26,25 @@ class DamagedDownloadError(ConsisIDError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of the release. sha256: of large files; git_sha1: git's hash of a small file with its header."""
+    """A file of the release."""
 
     path: str
     size: int
+    """Bytes."""
     sha256: str | None
+    """Of large files."""
     git_sha1: str
+    """git's hash of a small file with its header."""
     commit: str
 
 
-def list_remote():
-    """Path -> RemoteFile of all files of the release, at its newest commit. Raises ConsisIDError."""
+def list_remote() -> dict[str, RemoteFile]:
+    """Path -> RemoteFile of all files of the release, at its newest commit.
+
+    Raises:
+        UnreachableError: there is no connection.
+        ConsisIDError: the hub refuses.
+    """
     with optional_library("Downloading"):
         from huggingface_hub import HfApi
     with _in_sentences(REPOSITORY):
@@ -44,35 +57,41 @@ def list_remote():
     }
 
 
-def url_of(path, commit=None):
+def url_of(path: str, commit: str | None = None) -> str:
     """Where a file of the release can be fetched with a browser."""
     with optional_library("Downloading"):
         from huggingface_hub import hf_hub_url
     return hf_hub_url(REPOSITORY, path, revision=commit)
 
 
-def fetch(remote, target, partial):
+def fetch(remote: RemoteFile, target: Path, partial: Path) -> None:
     """Download a file into `partial`, going on where an earlier run stopped, verify it, and move it to `target`.
 
-    Raises ConsisIDError. What has arrived stays in `partial` for the next run, unless it is wrong.
+    Through huggingface_hub's file system, because `hf_hub_download` begins anew at every run (1.33) and has a folder
+    layout of its own.
+
+    Raises:
+        DamagedDownloadError: the checksum is another; what arrived was discarded.
+        ConsisIDError: whatever else goes wrong; what has arrived stays in `partial` for the next run.
     """
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
+    with optional_library("Downloading"):
+        from huggingface_hub import HfFileSystem
+        from tqdm import tqdm
 
     with _in_sentences(remote.path):
         partial.parent.mkdir(parents=True, exist_ok=True)
-        done = partial.stat().st_size if partial.exists() else 0
-        if done < remote.size or not partial.exists():
-            with open(partial, "ab") as stream:
-                http_get(
-                    url_of(remote.path, remote.commit),
-                    stream,
-                    resume_size=done,
-                    # Compressed, a range of bytes would count something else.
-                    headers={**build_hf_headers(), "Accept-Encoding": "identity"},
-                    expected_size=remote.size,
-                    displayed_filename=target.name,
-                )
+        with open(partial, "ab") as stream:
+            done = stream.tell()
+            if done < remote.size:
+                path = f"{REPOSITORY}@{remote.commit}/{remote.path}"
+                source = HfFileSystem().open(path, size=remote.size, block_size=BLOCK, cache_type="none")
+                bar = tqdm(total=remote.size, initial=done, unit="B", unit_scale=True, desc=target.name[-40:])
+                with source, bar:
+                    source.seek(done)
+                    while block := source.read(BLOCK):
+                        bar.update(len(block))
+                        stream.write(block)
+                        stream.flush()
     if not is_same(partial, remote):
         partial.unlink()
         raise DamagedDownloadError(
@@ -82,8 +101,8 @@ def fetch(remote, target, partial):
     os.replace(partial, target)
 
 
-def is_same(file, remote):
-    """Whether a local file has the size and checksum that the hub states."""
+def is_same(file: Path, remote: RemoteFile) -> bool:
+    """Whether a local file has the size and checksum that the hub states. Shows its progress where it takes long."""
     size = file.stat().st_size
     if size != remote.size:
         return False
@@ -96,14 +115,14 @@ def is_same(file, remote):
     with open(file, "rb") as stream, tqdm(
         total=size, unit="B", unit_scale=True, desc=f"verifying {file.name[-40:]}", leave=False, delay=2
     ) as progress:  # fmt: skip
-        while block := stream.read(_BLOCK):
+        while block := stream.read(BLOCK):
             digest.update(block)
             progress.update(len(block))
     return digest.hexdigest() == expected
 
 
 @contextmanager
-def _in_sentences(what):
+def _in_sentences(what: str) -> Iterator[None]:
     """Turn what huggingface_hub raises inside into a sentence about this file or repository."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

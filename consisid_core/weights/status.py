@@ -1,15 +1,21 @@
 """Which parts of the release a ComfyUI has, told from its files alone, without the network."""
 
+from __future__ import annotations
+
 import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checkpoint.files import checkpoint_files, list_checkpoints
+from ..checkpoint.files import GGUF, PICKLES, SAFETENSORS, checkpoint_files, list_checkpoints
+from ..checkpoint.model_folders import ModelFolders
+from ..checkpoint.net_config import T5_VOCABULARY
+from ..checkpoint.nets import identify
+from ..checkpoint.reading import list_checkpoint, list_file
 from ..errors import ConsisIDError
-from .layout import human, unfinished
-from .nets import identify, is_usable_text_encoder
-from .source import SAFETENSORS, open_source, read_header
+from .parts import Part, human, unfinished
+
+_T5_XXL_WIDTH = 4096
 
 
 @dataclass(frozen=True)
@@ -28,9 +34,9 @@ class Status:
     """The file or folder that serves instead, as a loader lists it."""
 
 
-def status_of(part, folders):
-    """Status of a part (layout.Part) in a ComfyUI's model folders (layout.ModelFolders)."""
-    target = folders.target(part)
+def status_of(part: Part, folders: ModelFolders) -> Status:
+    """Status of a part in a ComfyUI's model folders. Nothing is raised for what is wrong with a file."""
+    target = part.place(folders)
     if target.exists() or unfinished(target).exists():
         fetched = _size_on_disk(target)
         missing = _what_is_missing(part, target)
@@ -55,15 +61,19 @@ def _what_is_missing(part, target):
         if not checkpoint.exists():
             raise ConsisIDError(f"{checkpoint} is missing")
         for file in checkpoint_files(checkpoint)[0]:
-            if file.suffix in SAFETENSORS:
-                read_header(file)
-            elif file.suffix == ".onnx" and not file.stat().st_size:
-                raise ConsisIDError(f"{file} is empty")
-            elif file.suffix != ".onnx" and not zipfile.is_zipfile(file):
-                raise ConsisIDError(f"{file} is truncated: its table of contents is missing")
+            _check_whole(file)
     except (ConsisIDError, OSError) as error:
         return str(error)
     return ""
+
+
+def _check_whole(file):
+    """Raise ConsisIDError if a file is truncated, as far as that can be told without reading all of it."""
+    if file.suffix == ".onnx":
+        if not file.stat().st_size:
+            raise ConsisIDError(f"{file} is empty")
+    elif not zipfile.is_zipfile(file):  # Of a pickle that is one, the table of contents stands at the end.
+        list_file(file)
 
 
 def _find_substitute(part, folders):
@@ -73,14 +83,25 @@ def _find_substitute(part, folders):
     # A whole copy of the repository may lie in models/consisid, and the loaders offer its parts.
     for root in [*folders.roots(part.folder), *folders.roots("consisid")]:
         files = [Path(parent, name) for parent, _, names in os.walk(root, followlinks=True) for name in names]
-        names = [file.relative_to(root).as_posix() for file in files if file.suffix.lower() in SAFETENSORS]
+        names = [file.relative_to(root).as_posix() for file in files if _may_serve(file)]
         for name in list_checkpoints(names):
             try:
-                source = open_source(root / name)
+                checkpoint = list_checkpoint(root / name)
             except ConsisIDError:
                 continue  # Not a complete one; which of the user's files are damaged is not the question here.
-            if source.is_demo or identify(source.tensors) != part.name:
+            if checkpoint.is_demo or identify(checkpoint.tensors) != part.name:
                 continue
-            if part.name != "text_encoder" or is_usable_text_encoder(source):
+            if part.name != "text_encoder" or _is_t5_xxl(checkpoint.shapes):
                 return root, name
     return None
+
+
+def _may_serve(file):
+    suffix = file.suffix.lower()
+    # Pickles of the old form would have to be read as a whole, whatever they are.
+    return suffix in (*SAFETENSORS, GGUF) or (suffix in PICKLES and zipfile.is_zipfile(file))
+
+
+def _is_t5_xxl(shapes):
+    """Whether this is T5 v1.1 XXL, whoever published it."""
+    return (T5_VOCABULARY, _T5_XXL_WIDTH) in (shapes.get("shared.weight"), shapes.get("encoder.embed_tokens.weight"))

@@ -7,7 +7,8 @@ import comfy.sd
 import comfy.text_encoders.sd3_clip
 import pytest
 import torch
-from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
+from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from safetensors.torch import save_file
 from transformers import T5EncoderModel, T5TokenizerFast
 
@@ -57,7 +58,7 @@ def test_encoding_equals_transformers(clip, reference, prompt):
 def test_scaled_fp8(naming, models_dir, run_node):
     """The fp8 files that ComfyUI's own examples use, one scale for a layer."""
     folder = models_dir / "text_encoders"
-    state_dict, _ = read_state_dict(folder / "consisid_demo/text_encoder")
+    state_dict = read_checkpoint(folder / "consisid_demo/text_encoder").tensors
     stored, meant, layers = dict(state_dict), dict(state_dict), {}
     for name, tensor in state_dict.items():
         if name.endswith(

@@ -12,7 +12,7 @@ import pytest
 import skimage.data
 import torch
 from consisid_pack.consisid_core.checkpoint.files import DEMO_MARKER
-from consisid_pack.consisid_core.comfyui.files import read_state_dict
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation.nets import fid
 from consisid_pack.consisid_core.evaluation.nets.curricularface import CurricularFace, preprocess
@@ -105,7 +105,7 @@ def test_tiny_recogniser_is_read_back_from_its_file(tmp_path, crops, with_counte
     path = tmp_path / "glint360k_curricular_face_r101_backbone.bin"
     net = write_recogniser(path, **{DEMO_MARKER: torch.ones(1)})
     assert path.stat().st_size < 5_000_000
-    weights, _ = read_state_dict(path)
+    weights = read_checkpoint(path).tensors
     if not with_counters:
         weights = {name: x for name, x in weights.items() if not name.endswith("num_batches_tracked")}
         assert len(weights) < len(net.state_dict())
@@ -214,7 +214,7 @@ def test_true_fid_equals_the_command_of_torch_fidelity(fidelity_weights, crops, 
     assert result.returncode == 0, result.stderr
     expected = json.loads(result.stdout)["frechet_inception_distance"]
 
-    inception = fid.Inception.from_state_dict(read_state_dict(weights)[0])
+    inception = fid.Inception.from_state_dict(read_checkpoint(weights).tensors)
     assert inception.kind == fid.TRUE_KIND
     features = [np.stack([inception.features(picture) for picture in pictures]) for pictures in crops]
     assert features[0].shape == (20, 2048)

@@ -19,6 +19,7 @@ import pytest
 import skimage.data
 import torch
 from consisid_pack.consisid_core.checkpoint.files import DEMO_MARKER
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.dev.tiny import randomize
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation.face_similarity import CROP_SIZE, FaceScorer, Score, mean_score
@@ -30,7 +31,6 @@ from consisid_pack.consisid_core.evaluation.scores import VideoScorer, VideoScor
 from consisid_pack.consisid_core.evaluation.spectrum import picture_spectrum
 from consisid_pack.consisid_core.evaluation.video import FrameBatch, VideoFile, read_picture
 from consisid_pack.consisid_core.face.analysis import recogniser_crop
-from consisid_pack.consisid_core.weights.source import read_tensors
 from helpers import paper_metrics
 from helpers.pictures import blur, crop, frames, jpeg, package_file, read, resize, rotate, tight
 from helpers.random_nets import random_inception
@@ -139,7 +139,7 @@ def curricular_file(models_dir, detector, astronaut, man, woman, friends):
     coarse, without which a random net takes any change for another face.
     """
     tiny = models_dir / "consisid" / DEMO / "glint360k_curricular_face_r101_backbone.bin"
-    net = CurricularFace.from_state_dict(read_tensors(tiny)[0])
+    net = CurricularFace.from_state_dict(read_checkpoint(tiny).tensors)
     pictures = [(p, face) for p in (astronaut, *man[::4], *woman[::3], friends) for face in detector.look(p)]
     x = torch.cat([preprocess(recogniser_crop(picture, face, CROP_SIZE)) for picture, face in pictures])
     for module in net.modules():

@@ -12,7 +12,7 @@ from pathlib import Path
 import folder_paths
 import pytest
 import torch
-from consisid_pack.consisid_core.comfyui.extractors import blend_local_ids
+from consisid_pack.consisid_core.comfyui.conditioning import blend_local_ids
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face import identity_file
 from consisid_pack.consisid_core.face.identity_file import (

@@ -26,7 +26,7 @@ class Hub:
         self.file_status = None
         """Answered to requests for large files only."""
         self.cut_at = None
-        """Close the connection of the next large file after this many bytes of it, once."""
+        """Close the connection at this byte of the next large file, once."""
         self.corrupt = None
         """Path of a file of which one byte is sent wrong."""
         self.rate = None
@@ -37,9 +37,10 @@ class Hub:
     def files(self):
         return {p.relative_to(self.folder).as_posix(): p for p in sorted(self.folder.rglob("*")) if p.is_file()}
 
-    def ranges(self, path):
-        """The Range headers with which a file's content was asked for, in order."""
-        return [r for method, p, r, _ in self.requests if method == "GET" and p == path]
+    def starts(self, path):
+        """The bytes from which on a file's content was asked for, in order."""
+        asked = [r or "bytes=0-" for method, p, r, _ in self.requests if method == "GET" and p == path]
+        return [int(r.removeprefix("bytes=").split("-")[0]) for r in asked]
 
     def _info(self):
         return {
@@ -93,7 +94,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         if hub.status:
             return self._refuse(hub.status)
-        if path in (f"/api/models/{hub.repository}", f"/api/models/{hub.repository}/revision/main"):
+        api = f"/api/models/{hub.repository}"
+        if path in (api, f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
             return self._send(json.dumps(hub._info()).encode(), {"Content-Type": "application/json"})
         for revision in (COMMIT, "main"):
             prefix = f"/{hub.repository}/resolve/{revision}/"
@@ -133,19 +135,21 @@ class _Handler(BaseHTTPRequestHandler):
             middle = len(content) // 2
             content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
         headers, status, total = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"}, 200, len(content)
+        start = 0
         if asked:
-            start = int(asked.removeprefix("bytes=").split("-")[0])
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, end = int(first), min(int(last or total), total - 1) + 1
             if start >= total:
                 return self._refuse(416)
-            content, status = content[start:], 206
-            headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
-        return self._send(content, headers, status, faulty=large)
+            content, status = content[start:end], 206
+            headers["Content-Range"] = f"bytes {start}-{end - 1}/{total}"
+        return self._send(content, headers, status, faulty=large, start=start)
 
     def _refuse(self, status, code=None):
         headers = {"X-Error-Code": code} if code else {}
         self._send(b'{"error": "refused"}', headers, status)
 
-    def _send(self, content, headers, status=200, faulty=False):
+    def _send(self, content, headers, status=200, faulty=False, start=0):
         self.send_response(status)
         for name, value in {"X-Repo-Commit": COMMIT, **headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -153,8 +157,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         hub = self.hub
-        if faulty and hub.cut_at is not None and hub.cut_at < len(content):
-            content, hub.cut_at = content[: hub.cut_at], None
+        if faulty and hub.cut_at is not None and start <= hub.cut_at < start + len(content):
+            content, hub.cut_at = content[: hub.cut_at - start], None
             self.close_connection = True
         try:
             step = max(1, hub.rate // 20) if faulty and hub.rate else len(content) or 1

@@ -12,10 +12,10 @@ import folder_paths
 import pytest
 import skimage.data
 import torch
-from consisid_pack.consisid_core.comfyui.extractors import check_vae
-from consisid_pack.consisid_core.comfyui.files import json_tensor, read_state_dict
+from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.comfyui.model_folders import checkpoint_names
-from consisid_pack.consisid_core.comfyui.vae import _empty_vae
+from consisid_pack.consisid_core.comfyui.vae import _empty_vae, require_cogvideox, wrap_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.types import Face
 from safetensors.torch import save_file
@@ -109,7 +109,8 @@ def load(run_node):
 @pytest.fixture(scope="module")
 def weights(models_dir):
     """Kind -> (state dict, config) of the demo set."""
-    return {kind: read_state_dict(models_dir / LOADERS[kind][2] / LOADERS[kind][3]) for kind in KINDS}
+    files = {kind: read_checkpoint(models_dir / LOADERS[kind][2] / LOADERS[kind][3]) for kind in KINDS}
+    return {kind: (file.tensors, file.config) for kind, file in files.items()}
 
 
 @pytest.fixture
@@ -221,7 +222,7 @@ def test_files_that_are_not_among_the_models(kind, load, write, weights, models_
 def test_vanished_between_choice_and_reading(folder):
     for name in ("gone.safetensors", "gone.pth"):
         with refused(f"{folder / name} does not exist", "choose another"):
-            read_state_dict(folder / name)
+            read_checkpoint(folder / name)
 
 
 # ---- folders of shards ---------------------------------------------------------------------------------------------
@@ -517,10 +518,9 @@ def test_image_and_other_video_vaes(extract):
 
 def test_comfyuis_own_cogvideox_vae_is_taken():
     module = pytest.importorskip("comfy.ldm.cogvideo.vae", reason="newer than ComfyUI 0.3.75")
-    vae = _empty_vae()
     with torch.device("meta"):
-        vae.first_stage_model = module.AutoencoderKLCogVideoX()
-    check_vae(vae)
+        net = module.AutoencoderKLCogVideoX()
+    require_cogvideox(wrap_vae(net))
 
 
 def test_local_id_of_models_that_do_not_belong_together(

@@ -18,7 +18,7 @@ import av
 import numpy as np
 import psutil
 import pytest
-from consisid_pack.consisid_core.weights.layout import PARTS
+from consisid_pack.consisid_core.weights.parts import PARTS
 from helpers import ROOT
 from PIL import Image
 from safetensors.torch import load_file, save_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consisid_pack.consisid_core.face.identity_file import read_identity
-from consisid_pack.consisid_core.weights.layout import PARTS, REPOSITORY
+from consisid_pack.consisid_core.weights.parts import PARTS, REPOSITORY
 from helpers import ROOT
 from helpers.served import demo
 from skimage import data

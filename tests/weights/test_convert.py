@@ -11,7 +11,7 @@ import time
 
 import pytest
 import torch
-from consisid_pack.consisid_core.comfyui.files import read_state_dict
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.weights.convert import UNCAST
 from helpers import ROOT
 from helpers.weights_command import contents, run, small_disk, start
@@ -81,7 +81,8 @@ def test_every_form_gives_the_same_file(transformer, tmp_path):
     """A single .bin beside its config.json, a larger checkpoint with its config inside, a model that ComfyUI saved."""
     assert run("convert", transformer, tmp_path / "expected.safetensors", "--dtype", "bf16")[0] == 0
     expected = load_file(tmp_path / "expected.safetensors")
-    state_dict, config = read_state_dict(transformer)
+    checkpoint = read_checkpoint(transformer)
+    state_dict, config = checkpoint.tensors, checkpoint.config
     prefixed = {f"model.diffusion_model.{name}": tensor for name, tensor in state_dict.items()}
     other = {"first_stage_model.decoder.conv_in.weight": torch.ones(3)}
     saved_config = torch.tensor(list(json.dumps(config).encode()), dtype=torch.uint8)

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...checkpoint.fit import check_names, describe_weights
-from ...errors import ConsisIDError
+from ...checkpoint.fit import describe_weights, load_exactly
+from ...errors import WeightsError
 
 INPUT_SIZE = 112
 """Side of the square picture that the recogniser takes."""
@@ -74,11 +74,11 @@ class CurricularFace(nn.Module):
         """The recogniser with these weights, in eval mode, without a copy of them.
 
         state_dict: TFace's parameter names -> tensors, with or without BatchNorm's counters; sizes are read from the
-        shapes. Raises ConsisIDError, worded to follow the name of the file, if these are other weights.
+        shapes. Raises WeightsError if these are other weights.
         """
         for name in ("input_layer.0.weight", "body.0.res_layer.1.weight", "output_layer.3.weight"):
             if name not in state_dict:
-                raise ConsisIDError(
+                raise WeightsError(
                     "is not a CurricularFace recogniser with an IR-101 backbone: "
                     f"{name} is missing; it looks like {describe_weights(state_dict)}"
                 )
@@ -87,7 +87,7 @@ class CurricularFace(nn.Module):
             widths.append(len(state_dict[name]))
         stages = [(width, len(list(units))) for width, units in groupby(widths)]
         if len(stages) != len(_IR_101):
-            raise ConsisIDError(
+            raise WeightsError(
                 f"does not fit: an IR backbone of {len(widths)} units in {len(stages)} stages, where {len(_IR_101)} "
                 f"stages are needed, or {name} is missing"
             )
@@ -99,18 +99,6 @@ class CurricularFace(nn.Module):
     def forward(self, x):
         """x [N, 3, 112, 112], RGB -1..1, as `preprocess` makes it -> embeddings [N, 512], not normalised."""
         return self.output_layer(self.body(self.input_layer(x)))
-
-
-def load_exactly(net, state_dict):
-    """Give a net these weights without a copy. BatchNorm's counters, which only training reads, may be missing.
-
-    Raises ConsisIDError, worded to follow the name of the file, unless names and shapes are those of the net.
-    """
-    expected = {name: x.shape for name, x in net.state_dict().items()}
-    counters = {name: torch.zeros((), dtype=torch.long) for name in expected if name.endswith("num_batches_tracked")}
-    weights = counters | dict(state_dict)
-    check_names({name: x.shape for name, x in weights.items()}, expected)
-    net.load_state_dict(weights, assign=True)
 
 
 def preprocess(crop):

@@ -7,9 +7,8 @@ import io
 import numpy as np
 import torch
 
-from ...checkpoint.fit import describe_weights
-from ...errors import ConsisIDError
-from .curricularface import load_exactly
+from ...checkpoint.fit import describe_weights, load_exactly
+from ...errors import WeightsError
 
 FEATURES = 2048
 """Length of the features: InceptionV3's last average pool."""
@@ -40,17 +39,17 @@ class Inception:
         """The net that these weights belong to: torchvision's `inception_v3_google-0cc3c7bd.pth` or torch-fidelity's
         `weights-inception-2015-12-05-6726825d.pth`.
 
-        Raises ConsisIDError, worded to follow the name of the file, if they are neither, or if they are
+        Raises WeightsError if they are neither, or if they are
         torch-fidelity's and its package does not import.
         """
         for name in ("Conv2d_1a_3x3.conv.weight", "fc.weight"):
             if name not in state_dict:
-                raise ConsisIDError(
+                raise WeightsError(
                     f"is not an InceptionV3: {name} is missing; it looks like {describe_weights(state_dict)}"
                 )
         classes = len(state_dict["fc.weight"])
         if classes not in _KINDS:
-            raise ConsisIDError(
+            raise WeightsError(
                 f"is an InceptionV3 of {classes} classes, neither torchvision's (1000) nor torch-fidelity's (1008)"
             )
         kind = _KINDS[classes]
@@ -90,7 +89,7 @@ def _fidelity_net(state_dict):
     try:
         from torch_fidelity import FeatureExtractorInceptionV3
     except ImportError as error:
-        raise ConsisIDError(
+        raise WeightsError(
             f"needs the Python package torch-fidelity, which does not import here ({error}): pip install torch-fidelity"
         ) from None
     # The constructor unpickles whatever a file holds; it gets a copy of tensors that are known to be nothing else.
@@ -126,14 +125,14 @@ def frechet_distance(features_a, features_b):
     Raises ConsisIDError below two pictures in either set, or if torch-fidelity does not import.
     """
     if min(len(features_a), len(features_b)) < 2:
-        raise ConsisIDError(
+        raise WeightsError(
             f"A true FID compares two sets of at least 2 pictures; here are {len(features_a)} and {len(features_b)}. "
             "Give more pictures or frames with a face."
         )
     try:
         from torch_fidelity import metric_fid
     except ImportError as error:
-        raise ConsisIDError(
+        raise WeightsError(
             f"A true FID needs the Python package torch-fidelity, which does not import here ({error}). Install it "
             "into ComfyUI's Python: pip install torch-fidelity, then restart ComfyUI."
         ) from None
