@@ -1,0 +1,47 @@
+"""Dimensions from shapes. Those of the released size and what is no net are tested with the nets themselves."""
+
+import dataclasses
+
+import pytest
+import torch
+from consisid_pack.consisid_core.checkpoint.net_config import (
+    diffusers_config,
+    infer_t5_config,
+    infer_transformer_config,
+    t5_shapes,
+)
+from consisid_pack.consisid_core.dev.tiny import T5, TRANSFORMER
+from consisid_pack.consisid_core.errors import WeightsError
+from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from transformers import T5Config, T5EncoderModel
+
+
+def shapes_of(config):
+    with torch.device("meta"):
+        return {name: tuple(x.shape) for name, x in ConsisIDTransformer(config).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"cross_attn_interval": 4}, {"learned_positions": False}, {"sample_width": 24}, {"attention_bias": False}],
+    ids=str,
+)
+def test_config_and_shapes_give_the_net_back(change):
+    config = dataclasses.replace(TRANSFORMER, **change)
+    assert infer_transformer_config(shapes_of(config), diffusers_config(config)) == config
+
+
+def test_a_position_table_of_no_known_size():
+    shapes = shapes_of(dataclasses.replace(TRANSFORMER, sample_width=24))
+    with pytest.raises(WeightsError, match="has a position table of .* tokens, which fits neither"):
+        infer_transformer_config(shapes, diffusers_config(TRANSFORMER))
+
+
+def test_t5_shapes_are_those_of_transformers():
+    with torch.device("meta"):
+        reference = T5EncoderModel(T5Config(**{key: value for key, value in T5.items() if key != "architectures"}))
+    expected = {name: tuple(x.shape) for name, x in reference.state_dict().items()}
+    expected.pop("encoder.embed_tokens.weight", None)  # Another name of shared.weight.
+    assert t5_shapes(T5) == expected
+    config = infer_t5_config(expected)
+    assert all(config[key] == T5[key] for key in ("d_model", "d_ff", "d_kv", "num_heads", "num_layers"))
