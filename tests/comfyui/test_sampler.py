@@ -1,6 +1,7 @@
 """Whole denoising loops in ComfyUI against diffusers' schedulers, and what each conditioning value does."""
 
 import math
+import sys
 
 import comfy.model_management
 import comfy.sample
@@ -16,6 +17,7 @@ from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.model.schedule import guidance_scales, target_timesteps, trailing_timesteps
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from helpers.oracle import build_reference, reference_loop, relative_error
+from torch.overrides import TorchFunctionMode
 
 import nodes as comfyui_nodes
 
@@ -292,6 +294,38 @@ def test_denoise_runs_the_end_of_a_longer_schedule(setup, sample, run_node, cond
         )
     assert relative_error(half, stock["samples"]) <= 1e-3
     assert torch.equal(sample(5, latent={"samples": start}, denoise=0.0), start)
+
+
+class Waits(TorchFunctionMode):
+    """Lists the functions of this pack that take values from a tensor, for which a device has to be waited for."""
+
+    TAKERS = ("__float__", "__bool__", "__int__", "__index__", "item", "tolist", "cpu", "numpy")
+
+    def __init__(self):
+        super().__init__()
+        self.places = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") in self.TAKERS:
+            caller = sys._getframe(1).f_code
+            if "consisid_core" in caller.co_filename:
+                self.places.append(caller.co_name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sampler", ["dpm", "ddim"])
+def test_no_step_waits_for_the_device(sample, sampler):
+    def waits(steps, **options):
+        with Waits() as seen:
+            sample(steps=steps, sampler=sampler, guidance="dynamic", **options)
+        return seen.places
+
+    two, four = waits(2), waits(4)
+    # What is taken comes from the schedule, a table on the host, before the first step; the result is looked at once.
+    assert set(four) == {"_alpha", "sample", "_sample_checked"}
+    assert all(two.count(place) == four.count(place) for place in ("sample", "_sample_checked"))
+    # A range has to be compared with the level that the sampler is at.
+    assert "_apply_model" in waits(2, identity={"start_percent": 0.1})
 
 
 def test_sampler_can_be_interrupted(setup, sample):

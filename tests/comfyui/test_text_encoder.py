@@ -2,13 +2,18 @@
 
 import json
 import logging
+import re
+from functools import partial
 
+import comfy.quant_ops
 import comfy.sd
 import comfy.text_encoders.sd3_clip
 import pytest
 import torch
 from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
+from consisid_pack.consisid_core.errors import ConsisIDError
+from helpers.weight_forms import quantised
 from safetensors.torch import save_file
 from transformers import T5EncoderModel, T5TokenizerFast
 
@@ -83,6 +88,37 @@ def test_scaled_fp8(naming, models_dir, run_node):
     assert weight.dtype == torch.float8_e4m3fn
     actual, expected = encode(scaled, PROMPT), encode(plain, PROMPT)
     assert ((actual - expected).norm() / expected.norm()).item() <= 5e-3
+
+
+def test_nvfp4(models_dir, run_node):
+    folder = models_dir / "text_encoders"
+    release = read_checkpoint(folder / "consisid_demo/text_encoder").tensors
+    stored, meant = quantised(release, "nvfp4", {}, "DenseReluDense.wo.weight")
+    save_file(stored, folder / "nvfp4.safetensors")
+    load = partial(run_node, "ConsisIDTextEncoderLoader")
+    if "nvfp4" not in comfy.quant_ops.QUANT_ALGOS:
+        with pytest.raises(
+            ConsisIDError, match=r"nvfp4\.safetensors is quantised as nvfp4, which this ComfyUI does not"
+        ):
+            load(text_encoder_name="nvfp4.safetensors")
+        return
+    save_file(meant, folder / "meant_nvfp4.safetensors")
+    (packed,), (plain,) = (load(text_encoder_name=f"{name}.safetensors") for name in ("nvfp4", "meant_nvfp4"))
+    actual, expected = encode(packed, PROMPT), encode(plain, PROMPT)
+    assert ((actual - expected).norm() / expected.norm()).item() <= 1e-2
+
+
+def test_values_that_are_not_finite_are_named_when_a_prompt_is_encoded(models_dir, run_node):
+    folder = models_dir / "text_encoders"
+    tensors = dict(read_checkpoint(folder / "consisid_demo/text_encoder").tensors)
+    key = "encoder.block.1.layer.1.DenseReluDense.wo.weight"
+    tensors[key] = tensors[key].clone()
+    tensors[key][3, 5] = float("nan")
+    save_file(tensors, folder / "nan.safetensors")
+    (broken,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="nan.safetensors")
+    named = rf"nan\.safetensors holds values that are not finite .* in 1 parameters \({re.escape(key)}\)"
+    with pytest.raises(ConsisIDError, match=named):
+        encode(broken, PROMPT)
 
 
 def test_what_is_cut_is_quoted(clip, caplog):

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import comfy.model_management
+import comfy.quant_ops
 import folder_paths
 import gguf
 import pytest
@@ -11,12 +12,13 @@ import torch
 from comfy_extras.nodes_model_merging import ModelSave
 from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
+from consisid_pack.consisid_core.comfyui.compat import patched_weight
 from consisid_pack.consisid_core.comfyui.model_folders import transformer_names
 from consisid_pack.consisid_core.comfyui.transformer import load_facial_extractor
 from consisid_pack.consisid_core.errors import ConsisIDError
 from helpers.oracle import relative_error
 from helpers.prediction import predict
-from helpers.weight_forms import FORMS, LINEAR, scaled, write_form, write_gguf, write_pickle_shards
+from helpers.weight_forms import FORMS, LINEAR, quantised, scaled, write_form, write_gguf, write_pickle_shards
 from safetensors.torch import save_file
 
 import nodes
@@ -189,6 +191,35 @@ def test_scaled_fp8(dtype, naming, release, place, load, inputs):  # noqa: F811
     expected, _ = load_facial_extractor(plain)
     for key, tensor in expected.model.state_dict().items():
         assert relative_error(extractor.model.state_dict()[key].float(), tensor.float()) <= 4e-3, key
+
+
+# Formats that newer versions of ComfyUI know besides scaled fp8, and the settings that suit the tiny set's widths.
+FORMATS = {
+    "nvfp4": {},
+    "mxfp8": {},
+    "int8_tensorwise": {},
+    "convrot_w4a4": {"convrot_groupsize": 64},
+    "asym_w4a8_int8": {"convrot_groupsize": 64},
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_quantisation_that_comfyui_knows(form, release, place, load, inputs):
+    stored, meant = quantised(release[0], form, FORMATS[form], "ff.net.2.weight")
+    path, name = place(f"{form}.safetensors")
+    save_file(stored, path, {"config": json.dumps(release[1])})
+    if form not in comfy.quant_ops.QUANT_ALGOS:
+        message = refused(load, name)
+        assert f"{path} is quantised as {form}, which this ComfyUI does not know. Update ComfyUI" in message
+        return
+    plain_path, plain_name = place("meant.safetensors")
+    save_file(meant, plain_path, {"config": json.dumps(release[1])})
+    model, plain = load(name), load(plain_name)
+    key = "transformer_blocks.1.ff.net.2.weight"
+    assert relative_error(patched_weight(model, f"diffusion_model.{key}"), meant[key]) <= 4e-3  # Meant is in bf16.
+    # One format packs the activations into four bits, too.
+    bound = 5e-2 if form == "convrot_w4a4" else 1e-2
+    assert relative_error(predict(model, inputs), predict(plain, inputs)) <= bound
 
 
 def test_weight_dtype_of_a_quantised_file_is_left_aside(release, place, load, caplog):

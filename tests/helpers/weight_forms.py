@@ -2,9 +2,10 @@
 
 import json
 
+import comfy.quant_ops
 import gguf
 import torch
-from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
+from consisid_pack.consisid_core.checkpoint.quantization import VALUES_PER_BYTE, json_tensor
 from safetensors.torch import save_file
 
 LINEAR = "attn1.to_q.weight", "attn1.to_out.0.weight", "ff.net.2.weight", "proj_out.weight", "to_kv.weight"
@@ -96,3 +97,25 @@ def scaled(release, dtype, naming):
     elif naming == "metadata":
         metadata["_quantization_metadata"] = json.dumps({"format_version": "1.0", "layers": layers})
     return stored, meant, metadata
+
+
+def quantised(state_dict, form, settings, ending):
+    """The weights whose names end so in one of ComfyUI's quantisation formats, and what they stand for.
+
+    A ComfyUI that does not know the format cannot pack them either: then they are zeros of the packed size.
+    """
+    stored, meant = {}, {}
+    for name, tensor in state_dict.items():
+        if not name.endswith(ending):
+            stored[name] = meant[name] = tensor
+            continue
+        if form in comfy.quant_ops.QUANT_ALGOS:
+            layout = comfy.quant_ops.QUANT_ALGOS[form]["comfy_tensor_layout"]
+            packed = comfy.quant_ops.QuantizedTensor.from_float(tensor.bfloat16(), layout, **settings)
+            stored |= {key: value.contiguous() for key, value in packed.state_dict(name).items()}
+            meant[name] = packed.dequantize().float()
+        else:
+            columns = tensor.shape[1] // VALUES_PER_BYTE.get(form, 1)
+            stored[name] = meant[name] = torch.zeros(len(tensor), columns, dtype=torch.uint8)
+        stored[f"{name.removesuffix('.weight')}.comfy_quant"] = json_tensor({"format": form, **settings})
+    return stored, meant

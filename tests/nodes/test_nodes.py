@@ -47,6 +47,19 @@ def test_every_widget_has_a_tooltip_and_every_node_a_place(node_classes):
             )
 
 
+def test_nodes_are_found_under_other_words(node_classes):
+    for node_id, node in node_classes.items():
+        schema = node.define_schema()
+        if not hasattr(schema, "search_aliases"):  # Before ComfyUI 0.11.
+            assert "search_aliases" not in node.GET_NODE_INFO_V1()
+            continue
+        aliases = node.GET_NODE_INFO_V1()["search_aliases"]
+        assert aliases == schema.search_aliases and len(set(map(str.lower, aliases))) == len(aliases) > 0
+        names = f"{node_id} {schema.display_name}".lower()
+        assert not any(alias.lower() in names for alias in aliases), (node_id, aliases)
+        assert issubclass(node, io.ComfyNode)
+
+
 @pytest.mark.parametrize("file", GRAPHS, ids=lambda file: file.stem)
 def test_graphs_fit_the_nodes_and_their_ui_twin(file, node_classes):
     graph = json.loads(file.read_text())
