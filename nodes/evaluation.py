@@ -1,8 +1,12 @@
 """Did the video keep the face? Scores, spectra and comparisons, for ConsisID's videos and any other."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io, ui
 
+from ..consisid_core.comfyui.compat import growing_inputs, growing_values, schema
 from ..consisid_core.comfyui.evaluation import (
+    ResidentModels,
     compare_videos,
     frequency_spectrum,
     load_evaluation_models,
@@ -10,26 +14,27 @@ from ..consisid_core.comfyui.evaluation import (
     score_identity,
     score_text,
 )
-from ..consisid_core.evaluation.face_similarity import PROTOCOLS
-from ..consisid_core.evaluation.plots import THEMES
-from ..consisid_core.face.providers import PROVIDER_CHOICES
-from .node import ConsisIDNode, schema
-from .sampler import ConsisIDSampler
-from .sockets import (
-    ConsisIDEvaluationModels,
-    ConsisIDFace,
+from ..consisid_core.comfyui.model_folders import (
     checkpoint_path,
     clip_folder_names,
     evaluation_pack_names,
     face_pack_path,
     weight_file_names,
 )
+from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.errors import ConsisIDError
+from ..consisid_core.evaluation.face_similarity import PROTOCOLS
+from ..consisid_core.evaluation.plots import THEMES
+from ..consisid_core.face.providers import PROVIDER_CHOICES
+from ..consisid_core.types import Face
+from .sampler import ConsisIDSampler
+from .sockets import ConsisIDEvaluationModels, ConsisIDFace
 
 CATEGORY = "ConsisID/evaluation"
 NONE = "none"
 
 
-def _protocol_input():
+def _protocol_input() -> io.Combo.Input:
     return io.Combo.Input(
         "protocol",
         options=list(PROTOCOLS),
@@ -39,11 +44,11 @@ def _protocol_input():
     )
 
 
-def _theme_input():
+def _theme_input() -> io.Combo.Input:
     return io.Combo.Input("plot_theme", options=list(THEMES), default="dark", tooltip="Colours of the plot.")
 
 
-def _reference_input():
+def _reference_input() -> io.MultiType.Input:
     return io.MultiType.Input(
         "reference",
         [ConsisIDFace, io.Image],
@@ -52,9 +57,9 @@ def _reference_input():
     )
 
 
-class ConsisIDEvaluationModelsLoader(ConsisIDNode):
+class ConsisIDEvaluationModelsLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDEvaluationModelsLoader",
             display_name="Load ConsisID Evaluation Models",
@@ -99,16 +104,24 @@ class ConsisIDEvaluationModelsLoader(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, insightface_pack, curricular_face, inception, clip, provider) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        insightface_pack: str,
+        curricular_face: str,
+        inception: str,
+        clip: str,
+        provider: str,
+    ) -> io.NodeOutput:
         paths = [
             None if name == NONE else checkpoint_path("consisid", name) for name in (curricular_face, inception, clip)
         ]
         return io.NodeOutput(load_evaluation_models(face_pack_path(insightface_pack), provider, *paths))
 
 
-class ConsisIDIdentityScore(ConsisIDNode):
+class ConsisIDIdentityScore(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDIdentityScore",
             display_name="ConsisID Identity Score",
@@ -132,14 +145,22 @@ class ConsisIDIdentityScore(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, evaluation_models, video, reference, protocol, plot_theme) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        evaluation_models: ResidentModels,
+        video: io.Image.Type,
+        reference: Face | io.Image.Type,
+        protocol: str,
+        plot_theme: str,
+    ) -> io.NodeOutput:
         similarity, report, plot = score_identity(evaluation_models, video, reference, protocol, plot_theme)
         return io.NodeOutput(similarity, report, plot, ui=ui.PreviewImage(plot, cls=cls))
 
 
-class ConsisIDTextScore(ConsisIDNode):
+class ConsisIDTextScore(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDTextScore",
             display_name="ConsisID Text Score",
@@ -160,13 +181,20 @@ class ConsisIDTextScore(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, evaluation_models, video, prompt, protocol) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        evaluation_models: ResidentModels,
+        video: io.Image.Type,
+        prompt: str,
+        protocol: str,
+    ) -> io.NodeOutput:
         return io.NodeOutput(*score_text(evaluation_models, video, prompt, protocol))
 
 
-class ConsisIDFrequencySpectrum(ConsisIDNode):
+class ConsisIDFrequencySpectrum(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDFrequencySpectrum",
             display_name="ConsisID Frequency Spectrum",
@@ -200,14 +228,21 @@ class ConsisIDFrequencySpectrum(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, images, plot_theme, reference=None, evaluation_models=None) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        images: io.Image.Type,
+        plot_theme: str,
+        reference: io.Image.Type | None = None,
+        evaluation_models: ResidentModels | None = None,
+    ) -> io.NodeOutput:
         plot, spectrum = frequency_spectrum(images, reference, evaluation_models, plot_theme)
         return io.NodeOutput(plot, spectrum, ui=ui.PreviewImage(plot, cls=cls))
 
 
-class ConsisIDCompareVideos(ConsisIDNode):
+class ConsisIDCompareVideos(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDCompareVideos",
             display_name="ConsisID Compare Videos",
@@ -218,7 +253,7 @@ class ConsisIDCompareVideos(ConsisIDNode):
             inputs=[
                 ConsisIDEvaluationModels.Input("evaluation_models"),
                 _reference_input(),
-                *(io.Image.Input(f"video_{number}", optional=number > 2) for number in range(1, 7)),
+                *growing_inputs("videos", io.Image, [f"video_{number}" for number in range(1, 7)], shown=2),
                 io.String.Input(
                     "names",
                     default="",
@@ -239,33 +274,29 @@ class ConsisIDCompareVideos(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls,
-        evaluation_models,
-        reference,
-        video_1,
-        video_2,
-        names,
-        prompt,
-        protocol,
-        plot_theme,
-        video_3=None,
-        video_4=None,
-        video_5=None,
-        video_6=None,
+        evaluation_models: ResidentModels,
+        reference: Face | io.Image.Type,
+        names: str,
+        prompt: str,
+        protocol: str,
+        plot_theme: str,
+        **videos: io.Image.Type | dict[str, io.Image.Type],
     ) -> io.NodeOutput:
-        videos = {"video_1": video_1, "video_2": video_2, "video_3": video_3, "video_4": video_4}
-        videos |= {"video_5": video_5, "video_6": video_6}
-        videos = {name: video for name, video in videos.items() if video is not None}
+        videos = growing_values("videos", videos)
+        if len(videos) < 2:
+            raise ConsisIDError(f"Compare Videos got {len(videos)} videos. Connect two to six of them.")
         table, report = compare_videos(
             evaluation_models, videos, names.splitlines(), reference, prompt, protocol, plot_theme
         )
         return io.NodeOutput(table, report, ui=ui.PreviewImage(table, cls=cls))
 
 
-class ConsisIDIdentityEffect(ConsisIDNode):
+class ConsisIDIdentityEffect(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDIdentityEffect",
             display_name="ConsisID Identity Effect",
@@ -279,8 +310,20 @@ class ConsisIDIdentityEffect(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
-        cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise, plot_theme
+        cls,
+        model: io.Model.Type,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        latent_image: io.Latent.Type,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        guidance: str,
+        denoise: float,
+        plot_theme: str,
     ) -> io.NodeOutput:
         latent, plot = sample_with_effect_plot(
             model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise, plot_theme

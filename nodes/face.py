@@ -3,15 +3,16 @@
 import torch
 from comfy_api.latest import io, ui
 
+from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.face_models import FaceModels, analyze_faces
+from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.face.selection import SELECTIONS
-from .node import ConsisIDNode, schema
 from .sockets import ConsisIDFace, ConsisIDFaceModels
 
 CATEGORY = "ConsisID/face"
 
 
-class ConsisIDFaceAnalyzer(ConsisIDNode):
+class ConsisIDFaceAnalyzer(io.ComfyNode):
     """Photos -> FACE, the crop, and a picture of what was found."""
 
     @classmethod
@@ -63,6 +64,7 @@ class ConsisIDFaceAnalyzer(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls, face_models: FaceModels, image: torch.Tensor, selection: str, face_index: int, background: str
     ) -> io.NodeOutput:

@@ -1,18 +1,23 @@
 """The two halves of an identity, and how they meet the prompt."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
-from ..consisid_core.comfyui.conditioning import condition
+from ..consisid_core.comfyui.compat import schema
+from ..consisid_core.comfyui.conditioning import blend_local_ids, condition
 from ..consisid_core.comfyui.extractors import FITS, extract_global_id, extract_local_id
-from .node import ConsisIDNode, schema
+from ..consisid_core.comfyui.face_models import FaceModels
+from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.types import Face, GlobalID, LocalID
 from .sockets import ConsisIDFace, ConsisIDFaceModels, ConsisIDGlobalID, ConsisIDLocalID
 
 CATEGORY = "ConsisID/identity"
 
 
-class ConsisIDGlobalIDExtractor(ConsisIDNode):
+class ConsisIDGlobalIDExtractor(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDGlobalIDExtractor",
             display_name="ConsisID Global ID Extractor",
@@ -75,13 +80,24 @@ class ConsisIDGlobalIDExtractor(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, face, vae, width, height, length, fit, keypoints, noise_augmentation) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        face: Face,
+        vae: io.Vae.Type,
+        width: int,
+        height: int,
+        length: int,
+        fit: str,
+        keypoints: bool,
+        noise_augmentation: float,
+    ) -> io.NodeOutput:
         return io.NodeOutput(extract_global_id(face, vae, width, height, length, fit, keypoints, noise_augmentation))
 
 
-class ConsisIDLocalIDExtractor(ConsisIDNode):
+class ConsisIDLocalIDExtractor(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDLocalIDExtractor",
             display_name="ConsisID Local ID Extractor",
@@ -100,13 +116,45 @@ class ConsisIDLocalIDExtractor(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, model, face_models, face) -> io.NodeOutput:
+    @clears_notices
+    def execute(cls, model: io.Model.Type, face_models: FaceModels, face: Face) -> io.NodeOutput:
         return io.NodeOutput(extract_local_id(model, face_models, face))
 
 
-class ConsisIDConditioning(ConsisIDNode):
+class ConsisIDBlendLocalID(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="ConsisIDBlendLocalID",
+            display_name="Blend ConsisID Local IDs",
+            search_aliases=["mix faces", "merge identities", "interpolate faces"],
+            category=CATEGORY,
+            description="Mixes the high-frequency halves of two identities into one, token by token.",
+            inputs=[
+                ConsisIDLocalID.Input("local_id_1"),
+                ConsisIDLocalID.Input("local_id_2", tooltip="Made with the same MODEL as local_id_1."),
+                io.Float.Input(
+                    "ratio",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="0 is local_id_1 alone, 1 is local_id_2 alone, between them a linear mixture. Move it when "
+                    "one of the two dominates.",
+                ),
+            ],
+            outputs=[ConsisIDLocalID.Output(display_name="local_id")],
+        )
+
+    @classmethod
+    @clears_notices
+    def execute(cls, local_id_1: LocalID, local_id_2: LocalID, ratio: float) -> io.NodeOutput:
+        return io.NodeOutput(blend_local_ids(local_id_1, local_id_2, ratio))
+
+
+class ConsisIDConditioning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDConditioning",
             display_name="ConsisID Conditioning",
@@ -172,17 +220,18 @@ class ConsisIDConditioning(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
         cls,
-        positive,
-        negative,
-        global_id,
-        global_strength,
-        local_strength,
-        start_percent,
-        end_percent,
-        batch_size,
-        local_id=None,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        global_id: GlobalID,
+        global_strength: float,
+        local_strength: float,
+        start_percent: float,
+        end_percent: float,
+        batch_size: int,
+        local_id: LocalID | None = None,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             *condition(
@@ -199,4 +248,4 @@ class ConsisIDConditioning(ConsisIDNode):
         )
 
 
-NODES = [ConsisIDGlobalIDExtractor, ConsisIDLocalIDExtractor, ConsisIDConditioning]
+NODES = [ConsisIDGlobalIDExtractor, ConsisIDLocalIDExtractor, ConsisIDBlendLocalID, ConsisIDConditioning]

@@ -1,31 +1,24 @@
-"""Identities that outlive a session, and mixtures of two."""
+"""Identities that outlive a session."""
+
+from __future__ import annotations
 
 import os
 
-import folder_paths
 from comfy_api.latest import io, ui
 
-from ..consisid_core.comfyui.conditioning import blend_local_ids
-from ..consisid_core.face.identity_file import (
-    find_identity,
-    identity_name,
-    list_identities,
-    read_identity,
-    write_identity,
-)
-from .node import ConsisIDNode, schema
-from .sockets import ConsisIDFace, ConsisIDLocalID
+from ..consisid_core.comfyui.compat import schema
+from ..consisid_core.comfyui.model_folders import identity_folders, identity_names
+from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.face.identity_file import find_identity, identity_name, read_identity, write_identity
+from ..consisid_core.types import Face
+from .sockets import ConsisIDFace
 
 CATEGORY = "ConsisID/identity"
 
 
-def _folders():
-    return [os.path.join(root, "identities") for root in folder_paths.get_folder_paths("consisid")]
-
-
-class ConsisIDSaveIdentity(ConsisIDNode):
+class ConsisIDSaveIdentity(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDSaveIdentity",
             display_name="Save ConsisID Identity",
@@ -47,15 +40,16 @@ class ConsisIDSaveIdentity(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, face, name) -> io.NodeOutput:
-        folder = _folders()[0]
+    @clears_notices
+    def execute(cls, face: Face, name: str) -> io.NodeOutput:
+        folder = identity_folders()[0]
         path = write_identity(face, folder, name)
         return io.NodeOutput(identity_name(path, folder), ui=ui.PreviewImage(face.image, cls=cls))
 
 
-class ConsisIDLoadIdentity(ConsisIDNode):
+class ConsisIDLoadIdentity(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDLoadIdentity",
             display_name="Load ConsisID Identity",
@@ -65,7 +59,7 @@ class ConsisIDLoadIdentity(ConsisIDNode):
             inputs=[
                 io.Combo.Input(
                     "identity",
-                    options=list(list_identities(_folders())),
+                    options=identity_names(),
                     tooltip="Which person: a file in models/consisid/identities, sub-folders included. Press R after "
                     "saving a new one. It is read again whenever the file changes.",
                 ),
@@ -77,44 +71,15 @@ class ConsisIDLoadIdentity(ConsisIDNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, identity):
-        status = os.stat(find_identity(_folders(), identity))
+    def fingerprint_inputs(cls, identity: str) -> str:
+        status = os.stat(find_identity(identity_folders(), identity))
         return f"{status.st_mtime_ns}-{status.st_size}"
 
     @classmethod
-    def execute(cls, identity) -> io.NodeOutput:
-        face = read_identity(find_identity(_folders(), identity))
+    @clears_notices
+    def execute(cls, identity: str) -> io.NodeOutput:
+        face = read_identity(find_identity(identity_folders(), identity))
         return io.NodeOutput(face, face.image)
 
 
-class ConsisIDBlendLocalID(ConsisIDNode):
-    @classmethod
-    def define_schema(cls):
-        return schema(
-            node_id="ConsisIDBlendLocalID",
-            display_name="Blend ConsisID Local IDs",
-            search_aliases=["mix faces", "merge identities", "interpolate faces"],
-            category=CATEGORY,
-            description="Mixes the high-frequency halves of two identities into one, token by token.",
-            inputs=[
-                ConsisIDLocalID.Input("local_id_1"),
-                ConsisIDLocalID.Input("local_id_2", tooltip="Made with the same MODEL as local_id_1."),
-                io.Float.Input(
-                    "ratio",
-                    default=0.5,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="0 is local_id_1 alone, 1 is local_id_2 alone, between them a linear mixture. Move it when "
-                    "one of the two dominates.",
-                ),
-            ],
-            outputs=[ConsisIDLocalID.Output(display_name="local_id")],
-        )
-
-    @classmethod
-    def execute(cls, local_id_1, local_id_2, ratio) -> io.NodeOutput:
-        return io.NodeOutput(blend_local_ids(local_id_1, local_id_2, ratio))
-
-
-NODES = [ConsisIDSaveIdentity, ConsisIDLoadIdentity, ConsisIDBlendLocalID]
+NODES = [ConsisIDSaveIdentity, ConsisIDLoadIdentity]

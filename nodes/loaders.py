@@ -1,15 +1,13 @@
-"""Loaders: released (or demo) weights to MODEL, VAE, CLIP and face models."""
+"""Weight files to MODEL, VAE, CLIP and face models, and LoRAs on the MODEL."""
+
+from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.face_models import load_face_models
-from ..consisid_core.comfyui.text_encoder import load_text_encoder
-from ..consisid_core.comfyui.transformer import WEIGHT_DTYPES, load_transformer
-from ..consisid_core.comfyui.vae import load_vae
-from ..consisid_core.face.providers import PROVIDER_CHOICES
-from .node import ConsisIDNode, schema
-from .sockets import (
-    ConsisIDFaceModels,
+from ..consisid_core.comfyui.lora import apply_lora
+from ..consisid_core.comfyui.model_folders import (
     checkpoint_names,
     checkpoint_path,
     face_net_names,
@@ -17,13 +15,19 @@ from .sockets import (
     face_pack_path,
     transformer_names,
 )
+from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.comfyui.text_encoder import load_text_encoder
+from ..consisid_core.comfyui.transformer import WEIGHT_DTYPES, load_transformer
+from ..consisid_core.comfyui.vae import load_vae
+from ..consisid_core.face.providers import PROVIDER_CHOICES
+from .sockets import ConsisIDFaceModels
 
 CATEGORY = "ConsisID/loaders"
 
 
-class ConsisIDModelLoader(ConsisIDNode):
+class ConsisIDModelLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDModelLoader",
             display_name="Load ConsisID DiT",
@@ -52,13 +56,14 @@ class ConsisIDModelLoader(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, model_name, weight_dtype) -> io.NodeOutput:
+    @clears_notices
+    def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
         return io.NodeOutput(load_transformer(checkpoint_path("diffusion_models", model_name), weight_dtype))
 
 
-class ConsisIDVAELoader(ConsisIDNode):
+class ConsisIDVAELoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDVAELoader",
             display_name="Load ConsisID VAE",
@@ -76,13 +81,14 @@ class ConsisIDVAELoader(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, vae_name) -> io.NodeOutput:
+    @clears_notices
+    def execute(cls, vae_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_vae(checkpoint_path("vae", vae_name)))
 
 
-class ConsisIDTextEncoderLoader(ConsisIDNode):
+class ConsisIDTextEncoderLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDTextEncoderLoader",
             display_name="Load ConsisID Text Encoder",
@@ -102,13 +108,14 @@ class ConsisIDTextEncoderLoader(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, text_encoder_name) -> io.NodeOutput:
+    @clears_notices
+    def execute(cls, text_encoder_name: str) -> io.NodeOutput:
         return io.NodeOutput(load_text_encoder(checkpoint_path("text_encoders", text_encoder_name)))
 
 
-class ConsisIDFaceModelsLoader(ConsisIDNode):
+class ConsisIDFaceModelsLoader(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDFaceModelsLoader",
             display_name="Load ConsisID Face Models",
@@ -144,7 +151,14 @@ class ConsisIDFaceModelsLoader(ConsisIDNode):
         )
 
     @classmethod
-    def execute(cls, insightface_pack, face_parsing, eva_clip, provider) -> io.NodeOutput:
+    @clears_notices
+    def execute(
+        cls,
+        insightface_pack: str,
+        face_parsing: str,
+        eva_clip: str,
+        provider: str,
+    ) -> io.NodeOutput:
         return io.NodeOutput(
             load_face_models(
                 face_pack_path(insightface_pack),
@@ -155,4 +169,48 @@ class ConsisIDFaceModelsLoader(ConsisIDNode):
         )
 
 
-NODES = [ConsisIDModelLoader, ConsisIDVAELoader, ConsisIDTextEncoderLoader, ConsisIDFaceModelsLoader]
+class ConsisIDLoraLoader(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="ConsisIDLoraLoader",
+            display_name="Load ConsisID LoRA",
+            search_aliases=["CogVideoX LoRA", "video LoRA"],
+            category=CATEGORY,
+            description="Puts a LoRA for ConsisID or CogVideoX-5B on the model, in whatever format its trainer wrote. "
+            "Several can be chained.",
+            inputs=[
+                io.Model.Input("model", tooltip="The ConsisID MODEL. It stays as it is; the output carries the LoRA."),
+                io.Combo.Input(
+                    "lora_name",
+                    options=checkpoint_names("loras", "lora"),
+                    tooltip="File in models/loras in diffusers', PEFT's, kohya's or ComfyUI's format. For a LoRA of "
+                    "another model the error says what the file looks like.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-100.0,
+                    max=100.0,
+                    step=0.01,
+                    round=0.0001,
+                    tooltip="1 is the LoRA as trained, 0 the model without it, below 0 the opposite. Lower it when the "
+                    "face or the motion suffers.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    @clears_notices
+    def execute(cls, model: io.Model.Type, lora_name: str, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(apply_lora(model, checkpoint_path("loras", lora_name), strength))
+
+
+NODES = [
+    ConsisIDModelLoader,
+    ConsisIDVAELoader,
+    ConsisIDTextEncoderLoader,
+    ConsisIDFaceModelsLoader,
+    ConsisIDLoraLoader,
+]

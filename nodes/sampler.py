@@ -1,17 +1,20 @@
 """The reference's samplers and guidance. Stock samplers work as well."""
 
+from __future__ import annotations
+
 from comfy_api.latest import io
 
+from ..consisid_core.comfyui.compat import schema
+from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.comfyui.sampler import sample
 from ..consisid_core.model.schedule import GUIDANCES, SAMPLERS
-from .node import ConsisIDNode, schema
 
 CATEGORY = "ConsisID/sampling"
 
 
-class ConsisIDSampler(ConsisIDNode):
+class ConsisIDSampler(io.ComfyNode):
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="ConsisIDSampler",
             display_name="ConsisID Sampler",
@@ -76,8 +79,19 @@ class ConsisIDSampler(ConsisIDNode):
         )
 
     @classmethod
+    @clears_notices
     def execute(
-        cls, model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise
+        cls,
+        model: io.Model.Type,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        latent_image: io.Latent.Type,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler: str,
+        guidance: str,
+        denoise: float,
     ) -> io.NodeOutput:
         return io.NodeOutput(
             sample(model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise)

@@ -23,34 +23,19 @@ import time
 import uuid
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import environment
 from environment import CACHE, ROOT, UserError, say
 
+if TYPE_CHECKING:
+    import aiohttp
+
 BASE = CACHE / "demo"
 GRAPHS = ROOT / "tests" / "workflows"
 START_SECONDS = 300
-NODES = {
-    "ConsisIDModelLoader",
-    "ConsisIDVAELoader",
-    "ConsisIDTextEncoderLoader",
-    "ConsisIDFaceModelsLoader",
-    "ConsisIDLoraLoader",
-    "ConsisIDFaceAnalyzer",
-    "ConsisIDGlobalIDExtractor",
-    "ConsisIDLocalIDExtractor",
-    "ConsisIDConditioning",
-    "ConsisIDSampler",
-    "ConsisIDSaveIdentity",
-    "ConsisIDLoadIdentity",
-    "ConsisIDBlendLocalID",
-    "ConsisIDEvaluationModelsLoader",
-    "ConsisIDIdentityScore",
-    "ConsisIDTextScore",
-    "ConsisIDFrequencySpectrum",
-    "ConsisIDCompareVideos",
-    "ConsisIDIdentityEffect",
-}
+# Each has a help page.
+NODES = {page.stem for page in (ROOT / "nodes" / "web" / "docs").glob("*.md")}
 # Set for the second half of the program, which runs with the environment's Python.
 COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"
 WEIGHT_DTYPES = ("default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
@@ -136,7 +121,7 @@ def _at_least(minimum: int):
 
 
 def comfyui_in_environment(options: argparse.Namespace) -> Path:
-    """Returns the folder of ComfyUI once this program runs in the environment; restarts the program in it before."""
+    """Return the folder of ComfyUI once this program runs in the environment; restart the program in it before."""
     ready = os.environ.pop(COMFYUI_VARIABLE, None)
     if ready:
         return Path(ready)
@@ -145,7 +130,7 @@ def comfyui_in_environment(options: argparse.Namespace) -> Path:
 
 
 def run(options: argparse.Namespace, comfyui: Path) -> None:
-    """The demo itself, in the environment."""
+    """Run the demo itself, in the environment."""
     name, picture = read_picture(options.image)
     check_output(options.output)
     make_base_directory()
@@ -182,7 +167,7 @@ def check_picture_exists(path: Path | None) -> None:
 
 
 def read_picture(path: Path | None) -> tuple[str, bytes]:
-    """Returns a file name and the bytes of the user's picture, or of the portrait that scikit-image carries."""
+    """Return a file name and the bytes of the user's picture, or of the portrait that scikit-image carries."""
     import PIL.Image
 
     if path is None:
@@ -204,7 +189,7 @@ def read_picture(path: Path | None) -> tuple[str, bytes]:
 
 
 def check_output(path: Path) -> None:
-    """Finds out before the work whether the video can be written."""
+    """Find out before the work whether the video can be written."""
     folder = path.parent if path.suffix.lower() == ".mp4" else path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +200,7 @@ def check_output(path: Path) -> None:
 
 
 def read_graph(name: str) -> dict:
-    """Reads a workflow: a dict from node id to class type and inputs, as ComfyUI's /prompt takes it."""
+    """Read a workflow: a dict from node id to class type and inputs, as ComfyUI's /prompt takes it."""
     file = GRAPHS / f"{name}.json"
     if not file.is_file():
         raise UserError(f"{file} is missing. The demo needs the complete repository, not only the installed pack.")
@@ -223,7 +208,7 @@ def read_graph(name: str) -> dict:
 
 
 def set_inputs(graph: dict, options: argparse.Namespace) -> None:
-    """Puts the options that were given into the graph."""
+    """Put the options that were given into the graph."""
     sampler = find_node(graph, "ConsisIDSampler")
     places = [
         (find_node(graph, "CLIPTextEncode", title="Prompt"), "text", options.prompt),
@@ -238,7 +223,7 @@ def set_inputs(graph: dict, options: argparse.Namespace) -> None:
 
 
 def find_node(graph: dict, class_type: str, title: str | None = None) -> dict:
-    """The graph's one node of this type, and of this title if given."""
+    """Return the graph's one node of this type, and of this title if given."""
     nodes = [node for node in graph.values() if node["class_type"] == class_type]
     nodes = [node for node in nodes if title is None or node.get("_meta", {}).get("title") == title]
     if len(nodes) != 1:
@@ -248,7 +233,7 @@ def find_node(graph: dict, class_type: str, title: str | None = None) -> dict:
 
 
 def needed_for(graph: dict, class_type: str) -> dict:
-    """The part of the graph that ends in the nodes of this type."""
+    """Return the part of the graph that ends in the nodes of this type."""
     wanted = [node_id for node_id, node in graph.items() if node["class_type"] == class_type]
     part = {}
     while wanted:
@@ -259,7 +244,7 @@ def needed_for(graph: dict, class_type: str) -> dict:
 
 
 def make_base_directory() -> None:
-    """Makes ComfyUI's base directory, with a link to this repository among its custom nodes."""
+    """Make ComfyUI's base directory, with a link to this repository among its custom nodes."""
     for name in ("custom_nodes", "models", "input", "output", "user"):
         (BASE / name).mkdir(parents=True, exist_ok=True)
     link = BASE / "custom_nodes" / "comfyui-consisid"
@@ -287,7 +272,7 @@ class Server:
         self.keep = keep
         self.arguments = arguments
 
-    def __enter__(self):
+    def __enter__(self) -> Server:
         import torch
 
         port = free_port()
@@ -338,7 +323,7 @@ def free_port() -> int:
 
 
 async def make_video(server: Server, graph: dict, name: str, picture: bytes) -> bytes:
-    """Sends the picture and the graph to the server, waits for the end and returns the video file's bytes."""
+    """Send the picture and the graph to the server, wait for the end and return the video file's bytes."""
     import aiohttp
 
     async with aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=None)) as session:
@@ -357,7 +342,7 @@ async def make_video(server: Server, graph: dict, name: str, picture: bytes) -> 
             raise UserError(f"The connection to ComfyUI failed ({error}). {server.log_tail()}") from error
 
 
-async def wait_until_ready(server: Server, session) -> None:
+async def wait_until_ready(server: Server, session: aiohttp.ClientSession) -> None:
     import aiohttp
 
     start = time.monotonic()
@@ -372,7 +357,7 @@ async def wait_until_ready(server: Server, session) -> None:
     raise UserError(f"ComfyUI did not answer within {START_SECONDS} s. {server.log_tail()}")
 
 
-async def check_nodes(server: Server, session) -> None:
+async def check_nodes(server: Server, session: aiohttp.ClientSession) -> None:
     async with session.get("/object_info") as response:
         missing = NODES - set(await response.json())
     if missing:
@@ -385,8 +370,8 @@ async def check_nodes(server: Server, session) -> None:
     say(f"All {len(NODES)} ConsisID nodes are there")
 
 
-async def upload(session, name: str, picture: bytes) -> str:
-    """Uploads the picture into ComfyUI's input folder; returns the name it has there."""
+async def upload(session: aiohttp.ClientSession, name: str, picture: bytes) -> str:
+    """Upload the picture into ComfyUI's input folder; return the name it has there."""
     import aiohttp
 
     form = aiohttp.FormData({"overwrite": "true"})
@@ -397,8 +382,8 @@ async def upload(session, name: str, picture: bytes) -> str:
         return (await response.json())["name"]
 
 
-async def execute(server: Server, session, graph: dict) -> str:
-    """Queues the graph and prints its progress until it has ended; returns the prompt's id."""
+async def execute(server: Server, session: aiohttp.ClientSession, graph: dict) -> str:
+    """Queue the graph and print its progress until it has ended; return the prompt's id."""
     client = uuid.uuid4().hex
     async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket_:
         async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as response:
@@ -415,7 +400,7 @@ def title_of(graph: dict, node_id: str) -> str:
 
 
 def validation_message(graph: dict, answer: dict) -> str:
-    """ComfyUI's answer to a graph that it rejects, as one sentence per fault."""
+    """Put ComfyUI's answer to a graph that it rejects into one sentence per fault."""
     lines = ["ComfyUI rejected the workflow."]
     for node_id, report in answer.get("node_errors", {}).items():
         for error in report["errors"]:
@@ -425,8 +410,8 @@ def validation_message(graph: dict, answer: dict) -> str:
     return "\n".join(lines)
 
 
-async def follow(server: Server, socket_, graph: dict, prompt_id: str) -> None:
-    """Prints a line per node and per second of its steps, and what nodes say; returns when the graph has ended."""
+async def follow(server: Server, socket_: aiohttp.ClientWebSocketResponse, graph: dict, prompt_id: str) -> None:
+    """Print a line per node and per second of its steps, and what nodes say, until the graph has ended."""
     import aiohttp
 
     begun = 0
@@ -469,7 +454,7 @@ async def follow(server: Server, socket_, graph: dict, prompt_id: str) -> None:
 
 
 def time_left(first_step: tuple[float, float], now: float, value: float, total: float) -> str:
-    """The rest at the speed since the first step, which may have loaded the model and does not count."""
+    """Estimate the rest by the speed since the first step, which may have loaded the model and does not count."""
     start, first = first_step
     if value <= first or value >= total:
         return ""
@@ -477,7 +462,7 @@ def time_left(first_step: tuple[float, float], now: float, value: float, total: 
 
 
 def progress_lines(message: bytes) -> list[str]:
-    """What a node shows on itself, line by line without its steps: warnings, above all. Previews give no lines."""
+    """List what a node shows on itself, without its steps: warnings, above all. Previews give no lines."""
     kind, id_length = (int.from_bytes(message[start : start + 4], "big") for start in (0, 4))
     if kind != PROGRESS_TEXT:
         return []
@@ -488,8 +473,8 @@ def progress_lines(message: bytes) -> list[str]:
 # The video
 
 
-async def fetch_video(session, prompt_id: str) -> bytes:
-    """Downloads the MP4 file that the prompt has saved."""
+async def fetch_video(session: aiohttp.ClientSession, prompt_id: str) -> bytes:
+    """Download the MP4 file that the prompt has saved."""
     async with session.get(f"/history/{prompt_id}") as response:
         outputs = (await response.json())[prompt_id]["outputs"]
     files = [entry for output in outputs.values() for entry in output.get("images", [])]
@@ -503,7 +488,7 @@ async def fetch_video(session, prompt_id: str) -> bytes:
 
 
 def save_without_overwriting(output: Path, video: bytes) -> Path:
-    """Writes the video into a folder, or as an .mp4 file, under a name that is still free."""
+    """Write the video into a folder, or as an .mp4 file, under a name that is still free."""
     first = output if output.suffix.lower() == ".mp4" else output / "consisid_demo.mp4"
     number = 1
     try:
@@ -521,7 +506,7 @@ def save_without_overwriting(output: Path, video: bytes) -> Path:
 
 
 def describe_video(path: Path) -> str:
-    """Decodes the video; returns its measures in words."""
+    """Decode the video and put its measures into words."""
     import av
     import numpy
 

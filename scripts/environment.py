@@ -65,12 +65,12 @@ class UserError(Exception):
 
 
 def say(text: str) -> None:
-    """Prints one line of progress at once."""
+    """Print one line of progress at once."""
     print(text, flush=True)
 
 
 def end_in_order_when_terminated() -> None:
-    """Lets SIGTERM end the program as Ctrl-C does, so that what it started is stopped too."""
+    """Let SIGTERM end the program as Ctrl-C does, so that what it started is stopped too."""
 
     def end(*_):
         raise KeyboardInterrupt
@@ -79,9 +79,17 @@ def end_in_order_when_terminated() -> None:
 
 
 def prepare(purpose: str, comfyui: str | None = None) -> tuple[Path, Path]:
-    """Makes everything ready for the `purpose` "demo" or "test".
+    """Make everything ready for the demo or the tests.
 
-    Returns the environment's Python and the folder of ComfyUI. `comfyui` names a ComfyUI and wins over COMFYUI_PATH.
+    Args:
+        purpose: "demo" or "test".
+        comfyui: A folder of ComfyUI, which wins over COMFYUI_PATH.
+
+    Returns:
+        The environment's Python and the folder of ComfyUI.
+
+    Raises:
+        UserError: If something cannot be found or installed.
     """
     CACHE.mkdir(exist_ok=True)
     venv = Path(os.environ.get("CONSISID_VENV") or ROOT / ".venv").expanduser().absolute()
@@ -95,7 +103,7 @@ def prepare(purpose: str, comfyui: str | None = None) -> tuple[Path, Path]:
 
 
 def find_browser() -> tuple[str, str] | None:
-    """The paths of Chrome or Chromium and of the chromedriver of the same version, or None."""
+    """Find Chrome or Chromium and the chromedriver of the same version: their paths, or None."""
     driver = shutil.which("chromedriver")
     for name in ("google-chrome", "chromium", "chromium-browser") if driver else ():
         browser = shutil.which(name)
@@ -105,7 +113,7 @@ def find_browser() -> tuple[str, str] | None:
 
 
 def replace_process(command: list, variables: dict[str, str]) -> NoReturn:
-    """Runs the command in place of this process, with additional environment variables. Does not return."""
+    """Run the command in place of this process, with additional environment variables. Does not return."""
     command = [str(part) for part in command]
     environment = {**os.environ, **variables}
     sys.stdout.flush()
@@ -121,7 +129,7 @@ def replace_process(command: list, variables: dict[str, str]) -> NoReturn:
 
 
 def run_logged(command: list, timeout: float | None = None, cwd: Path | None = None) -> bool:
-    """Runs a command with its output going to the log. False when it fails, does not exist or takes too long."""
+    """Run a command with its output going to the log. False when it fails, does not exist or takes too long."""
     command = [str(part) for part in command]
     with LOG.open("a", encoding="utf-8", errors="replace") as log:
         log.write(f"\n$ {' '.join(command)}\n")
@@ -144,7 +152,7 @@ def run_logged(command: list, timeout: float | None = None, cwd: Path | None = N
 
 
 def tail(path: Path, lines: int = 12) -> str:
-    """The last lines of a log file, from its last command on, indented, for an error message."""
+    """Return the last lines of a log file, from its last command on, indented, for an error message."""
     text = path.read_text(encoding="utf-8", errors="replace").rpartition("\n$ ")[2]
     return "\n".join(f"    {line}" for line in text.rstrip().splitlines()[-lines:])
 

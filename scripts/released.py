@@ -30,9 +30,19 @@ MATRIX = 2048
 
 
 def prepare(graph: dict, place: str | Path, low_memory: bool, folder: Path) -> list[str]:
-    """Puts the weight files found in a ComfyUI or models folder into the graph; returns arguments for ComfyUI.
+    """Put the weight files that are found into the graph.
 
-    `folder` gets the file that tells ComfyUI where they are. Raises UserError saying what is missing.
+    Args:
+        graph: A workflow as ComfyUI's /prompt takes it; changed.
+        place: The ComfyUI or models folder to look in.
+        low_memory: Whether ComfyUI shall save memory.
+        folder: Where the file goes that tells ComfyUI where the weights are.
+
+    Returns:
+        Arguments for ComfyUI.
+
+    Raises:
+        UserError: Saying what is missing.
     """
     try:
         folders = ModelFolders(place)
@@ -54,7 +64,7 @@ def prepare(graph: dict, place: str | Path, low_memory: bool, folder: Path) -> l
 
 
 def warn_without_accelerator(graph: dict) -> None:
-    """Says how long the graph takes where only the CPU computes."""
+    """Say how long the graph takes where only the CPU computes."""
     if _has_accelerator():
         return
     inputs = {name: value for node in graph.values() for name, value in node["inputs"].items()}

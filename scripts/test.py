@@ -1,12 +1,16 @@
 """Runs the tests: `python scripts/test.py [pytest arguments]`. Paths are relative to the repository's folder.
 
-The first run makes an environment and finds or gets ComfyUI (see environment.py).
+The first run makes an environment and finds or gets ComfyUI (see environment.py). Each core runs a file at a time, up
+to four; `-n 0` runs all in one process, for a debugger.
 """
 
 import os
 import sys
 
 import environment
+
+# Each worker has nets and servers of its own in memory.
+WORKERS = min(os.cpu_count() or 1, 4)
 
 
 def main() -> None:
@@ -20,7 +24,8 @@ def main() -> None:
     os.chdir(environment.ROOT)
     # The nets are tiny: more threads would wait for each other longer than they compute.
     variables = {"COMFYUI_PATH": str(comfyui), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    environment.replace_process([python, "-m", "pytest", *sys.argv[1:]], variables)
+    workers = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"]
+    environment.replace_process([python, "-m", "pytest", *workers, *sys.argv[1:]], variables)
 
 
 if __name__ == "__main__":

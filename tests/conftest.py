@@ -42,16 +42,21 @@ _use_comfyui()
 _load_pack()
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the files that take longest, so that at the end no worker waits for another."""
+    items.sort(key=lambda item: item.path.parent.name != "system")
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory):
     """A ComfyUI models folder with the tiny set, registered with ComfyUI."""
     import folder_paths
+    from consisid_pack.consisid_core.comfyui import model_folders
     from consisid_pack.consisid_core.dev.tiny import write_tiny_models
-    from consisid_pack.nodes.sockets import register_model_folders
 
     folder = tmp_path_factory.mktemp("models")
     write_tiny_models(folder)
-    register_model_folders()
+    model_folders.register()
     for name in ("diffusion_models", "text_encoders", "vae", "consisid", "insightface"):
         folder_paths.add_model_folder_path(name, str(folder / name), is_default=True)
     folder_paths.set_temp_directory(str(folder / "temp"))  # For previews.

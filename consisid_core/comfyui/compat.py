@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.lora
 import comfy.model_management
@@ -13,9 +15,61 @@ import comfy.quant_ops
 import comfy.sd
 import comfy.supported_models_base
 import torch
+from comfy_api.latest import io
 
 from ..checkpoint.quantization import json_tensor
-from ..errors import WeightsError
+from ..errors import ConsisIDError, WeightsError
+
+
+def schema(search_aliases: list[str], **fields: Any) -> io.Schema:
+    """Make a node's `io.Schema`.
+
+    Args:
+        search_aliases: Other words under which users look for the node. Before 0.11 there is no place for them.
+        fields: The other fields of `io.Schema`.
+    """
+    if any(field.name == "search_aliases" for field in dataclasses.fields(io.Schema)):  # Retired by 0.11.
+        fields["search_aliases"] = search_aliases
+    return io.Schema(**fields)
+
+
+def growing_inputs(group: str, kind: type, names: list[str], shown: int) -> list[io.Input]:
+    """Make optional inputs of one kind of which the frontend shows as many as are in use, and one more.
+
+    Args:
+        group: Name of the `io.Autogrow` input.
+        kind: An io type such as `io.Image`.
+        names: Name of each input. Before 0.11 these are ordinary inputs, all shown.
+        shown: How many are there from the start.
+    """
+    if hasattr(io, "Autogrow"):
+        template = io.Autogrow.TemplateNames(kind.Input(group, optional=True), names, min=shown)
+        return [io.Autogrow.Input(group, template)]
+    return [kind.Input(name, optional=True) for name in names]  # Retired by 0.11.
+
+
+def growing_values(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Gather what a node's `execute` got from `growing_inputs`, by name in the order of names.
+
+    ComfyUI hands over links that a graph has, whether or not the schema names them: a graph made before Autogrow has
+    `video_1`, one made with it and run without has `videos.video_1`. The frontend shows those inputs beside its own.
+
+    Args:
+        group: As in `growing_inputs`.
+        values: Keyword arguments of `execute` that are no other inputs.
+
+    Raises:
+        ConsisIDError: If a name is connected in both ways.
+    """
+    others = [(name.removeprefix(f"{group}."), value) for name, value in values.items() if name != group]
+    pairs = [*values.get(group, {}).items(), *others]
+    named = dict(sorted(pairs, key=lambda pair: pair[0]))
+    if len(named) < len(pairs):
+        raise ConsisIDError(
+            f"Two of the {group} are connected to inputs of the same name, one of which comes from another version of "
+            "ComfyUI. Disconnect one of them, or connect it to an input that is free."
+        )
+    return named
 
 
 def core_model_patcher() -> type[comfy.model_patcher.ModelPatcher]:

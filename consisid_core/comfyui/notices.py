@@ -3,11 +3,15 @@
 The text goes to the node that ComfyUI executes at the moment, whosever node that is. Outside a server nothing is sent.
 """
 
+from __future__ import annotations
+
 import contextlib
+import functools
 import html
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 from comfy_execution.utils import get_executing_context
@@ -19,11 +23,11 @@ class NodeNotices(logging.Handler):
     The frontend keeps a node's text until another comes, so a node's next run has to begin with `begin`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(logging.INFO)
         self._notices = {}  # Node id -> (id of the prompt, what this run of the node has logged).
 
-    def begin(self):
+    def begin(self) -> None:
         """Take from the executed node what it showed in an earlier run. Several calls within a run are as one."""
         context = get_executing_context()
         if context is not None:
@@ -31,22 +35,23 @@ class NodeNotices(logging.Handler):
                 if self._forget_earlier_run(context):
                     _send(context.node_id, " ")  # The frontend ignores an empty text.
 
-    def is_new(self, record):
-        """As a filter of the logger: False for what this run of the executed node has logged already."""
+    def is_new(self, record: logging.LogRecord) -> bool:
+        """Tell as a filter of the logger whether this run of the executed node has not logged the same before."""
         context = get_executing_context()
         if context is None or record.levelno < self.level:
             return True
         with self.lock:
             return record.getMessage() not in self._lines(context)
 
-    def emit(self, record):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Add a record to what the executed node shows."""
         context = get_executing_context()
         if context is not None:
             lines = self._lines(context)
             lines.append(record.getMessage())
             _send(context.node_id, "\n".join(lines))
 
-    def show(self, line):
+    def show(self, line: str) -> None:
         """Show a line above what was logged, in place of the one before: without scrolling only two lines are seen."""
         context = get_executing_context()
         if context is not None:
@@ -75,7 +80,22 @@ def _send(node_id, text):
 notices = NodeNotices()
 
 
-def install():
+def clears_notices(execute: Callable) -> Callable:
+    """Decorate a node's `execute` so that what the node showed in its last run goes when it runs again.
+
+    The frontend keeps a node's text until another comes. A node that ComfyUI takes from its cache is not executed and
+    keeps its text, which still holds.
+    """
+
+    @functools.wraps(execute)
+    def run(*args, **kwargs):
+        notices.begin()
+        return execute(*args, **kwargs)
+
+    return run
+
+
+def install() -> None:
     """Let the pack's logger write on nodes too. Calling it again changes nothing."""
     logger = logging.getLogger("consisid")
     logger.addHandler(notices)
@@ -83,16 +103,22 @@ def install():
 
 
 @contextlib.contextmanager
-def count_steps(total):
-    """Context that shows on the node how many steps are done and the time left; its value is called with the former.
+def count_steps(total: int) -> Iterator[Callable[[int], None]]:
+    """Show on the node, within the context, how many steps are done and the time left.
 
     The first step is left out of the estimate, because models are loaded in it.
+
+    Args:
+        total: Steps that there will be.
+
+    Returns:
+        A context whose value is to be called after each step with the number of steps done.
     """
     start = time.monotonic()
     first = None
     done = 0
 
-    def count(steps):
+    def count(steps: int) -> None:
         nonlocal first, done
         now, done = time.monotonic(), steps
         first = first or (now, steps)

@@ -1,4 +1,4 @@
-"""What a node shows while it runs and after: previews of the latent, notices, the time left. How nodes are found."""
+"""What a node shows while it runs and after: previews of the latent, notices, the time left."""
 
 import asyncio
 import io as bytes_io
@@ -6,8 +6,6 @@ import json
 import logging
 import re
 import struct
-import subprocess
-import sys
 import uuid
 
 import aiohttp
@@ -17,27 +15,18 @@ import numpy as np
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
-from comfy_api.latest import io
 from comfy_execution.utils import CurrentNodeContext
 from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.comfyui.notices import count_steps, notices
 from consisid_pack.consisid_core.comfyui.transformer import ConsisIDLatentFormat
-from consisid_pack.consisid_core.dev.tiny import VAE as TINY_VAE
-from diffusers import AutoencoderKLCogVideoX
 from helpers import ROOT
 from helpers.served import Run, demo
 from PIL import Image
-from safetensors.torch import load_file
 from skimage import data
 
 import nodes as comfyui_nodes
 
-SCRIPT = ROOT / "scripts" / "fit_latent_rgb.py"
-VAE_FILE = "vae/consisid_demo/diffusion_pytorch_model.safetensors"
 STEPS = 3
-
-sys.path.append(str(ROOT / "scripts"))
-import fit_latent_rgb  # noqa: E402
 
 # Previews of the latent
 
@@ -93,95 +82,6 @@ def test_samplers_preview_the_latent_at_each_step(sampler, inputs, run_node, mon
     expected = ((colours + 1) / 2).clip(0, 1) * 255
     assert expected.std() > 5
     assert np.abs(pictures[-1] - expected).max() <= 1.01  # Cut to whole numbers.
-
-
-# The fit of the factors
-
-
-@pytest.fixture(scope="module")
-def independent_samples(models_dir):
-    """Latents and mean colours of two pictures, by diffusers and NumPy."""
-    vae = AutoencoderKLCogVideoX(**{key: value for key, value in TINY_VAE.items() if not key.startswith("_")})
-    vae.load_state_dict(load_file(models_dir / VAE_FILE))
-    samples = []
-    for array in (data.astronaut()[:96, :203], data.cat()[:80, :80], data.coffee()[:64, :100]):
-        height, width = (size // 8 for size in array.shape[:2])
-        pixels = array[: height * 8, : width * 8] / 127.5 - 1
-        with torch.inference_mode():
-            video = torch.from_numpy(pixels).float().permute(2, 0, 1)[None, :, None]
-            latents = vae.eval().encode(video).latent_dist.mode()[0, :, 0].permute(1, 2, 0).reshape(-1, 16)
-        colours = pixels.reshape(height, 8, width, 8, 3).mean(axis=(1, 3)).reshape(-1, 3)
-        samples.append((np.hstack([0.7 * latents.double().numpy(), np.ones((len(latents), 1))]), colours))
-    return samples
-
-
-@pytest.fixture(scope="module")
-def picture_files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    arrays = {"a.png": data.astronaut()[:96, :203], "b.png": data.cat()[:80, :80], "c.png": data.coffee()[:64, :100]}
-    for name, array in arrays.items():
-        Image.fromarray(array).save(folder / name)
-    return [folder / name for name in arrays]
-
-
-def run_script(*arguments):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=300)
-
-
-def test_fit_is_the_least_squares_optimum_and_its_error_that_of_pictures_held_out(
-    models_dir, independent_samples, picture_files
-):
-    result = run_script(models_dir / VAE_FILE, *picture_files)
-    assert result.returncode == 0, result.stderr
-
-    def solve(samples):
-        inputs, colours = (np.concatenate(parts) for parts in zip(*samples, strict=True))
-        return np.linalg.solve(inputs.T @ inputs, inputs.T @ colours)
-
-    values = {}
-    exec("class Format:\n" + result.stdout.split("\n\n")[1], values)  # The lines are ready to paste.
-    printed = np.array([*values["Format"].latent_rgb_factors, values["Format"].latent_rgb_factors_bias])
-    assert printed.shape == (17, 3)
-    assert np.abs(printed - solve(independent_samples)).max() <= 2e-4
-    errors = [
-        colours - inputs @ solve(independent_samples[:i] + independent_samples[i + 1 :])
-        for i, (inputs, colours) in enumerate(independent_samples)
-    ]
-    squares = np.concatenate(errors) ** 2
-    colours = np.concatenate([colours for _, colours in independent_samples])
-    rmse, r2 = map(float, re.search(r"RMSE (\S+) .* R² (\S+)", result.stdout).groups())
-    assert rmse == pytest.approx(np.sqrt(squares.mean()), abs=2e-4)
-    assert r2 == pytest.approx(1 - squares.sum() / ((colours - colours.mean(axis=0)) ** 2).sum(), abs=2e-3)
-
-
-def test_fit_finds_known_factors():
-    generator = torch.manual_seed(0)
-    factors = torch.randn(17, 3, generator=generator).double()
-    pictures = []
-    for count in (400, 300):
-        inputs = torch.cat((torch.randn(count, 16, generator=generator), torch.ones(count, 1)), dim=1).double()
-        pictures.append((inputs, inputs @ factors))
-    torch.testing.assert_close(fit_latent_rgb.fit(pictures), factors, rtol=0, atol=1e-10)
-    rmse, r2 = fit_latent_rgb.held_out_error(pictures)
-    assert rmse < 1e-10 and r2 == pytest.approx(1)
-
-
-def test_fit_takes_the_scale_of_the_model():
-    assert fit_latent_rgb.SCALE_FACTOR == ConsisIDLatentFormat.scale_factor
-
-
-@pytest.mark.parametrize("broken", ["vae", "picture", "single"])
-def test_fit_says_what_is_wrong(broken, models_dir, picture_files, tmp_path):
-    (tmp_path / "note.txt").write_text("not a picture")
-    vae = models_dir / VAE_FILE
-    arguments, expected = {
-        "vae": ([tmp_path / "note.txt", *picture_files], "note.txt"),
-        "picture": ([vae, picture_files[0], tmp_path / "note.txt"], "note.txt cannot be read as a picture"),
-        "single": ([vae, picture_files[0]], "give two or more"),
-    }[broken]
-    result = run_script(*arguments)
-    assert result.returncode != 0
-    assert expected in result.stderr and "Traceback" not in result.stderr
 
 
 # Notices on nodes
@@ -290,19 +190,3 @@ def test_the_step_that_an_interrupted_run_came_to_is_shown(client):
     texts = client.run(graph, interrupt_at="Step 2 ")[sampler]
     done = len([text for text in texts if text.startswith("Step ")])
     assert 2 <= done < 200 and texts[-1] == f"Stopped after step {done} of 200"
-
-
-# Search
-
-
-def test_nodes_are_found_under_other_words(node_classes):
-    for node_id, node in node_classes.items():
-        schema = node.define_schema()
-        if not hasattr(schema, "search_aliases"):  # Before ComfyUI 0.11.
-            assert "search_aliases" not in node.GET_NODE_INFO_V1()
-            continue
-        aliases = node.GET_NODE_INFO_V1()["search_aliases"]
-        assert aliases == schema.search_aliases and len(set(map(str.lower, aliases))) == len(aliases) > 0
-        names = f"{node_id} {schema.display_name}".lower()
-        assert not any(alias.lower() in names for alias in aliases), (node_id, aliases)
-        assert issubclass(node, io.ComfyNode)

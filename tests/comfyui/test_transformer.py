@@ -13,9 +13,9 @@ from comfy_extras.nodes_model_merging import ModelSave
 from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.comfyui.compat import patched_weight
+from consisid_pack.consisid_core.comfyui.model_folders import transformer_names
 from consisid_pack.consisid_core.comfyui.transformer import load_facial_extractor
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.nodes.sockets import transformer_names
 from helpers.oracle import relative_error
 from helpers.prediction import predict
 from helpers.weight_forms import FORMS, LINEAR, quantised, scaled, write_form, write_gguf, write_pickle_shards

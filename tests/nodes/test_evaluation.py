@@ -474,7 +474,7 @@ print("matplotlib.pyplot" in sys.modules, state() == untouched)
 import matplotlib.pyplot
 untouched = state()
 nodes["ConsisIDIdentityScore"].execute(models, picture, picture, "strict", "dark")
-nodes["ConsisIDCompareVideos"].execute(models, picture, picture, picture, "", "", "strict", "dark")
+nodes["ConsisIDCompareVideos"].execute(models, picture, "", "", "strict", "dark", video_1=picture, video_2=picture)
 print(matplotlib.pyplot.get_fignums(), state() == untouched)
 """)
     assert output.splitlines()[-3:] == ["True []", "False True", "[] True"]

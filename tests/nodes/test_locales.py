@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.signatures import sockets
 
 LOCALES = ROOT / "locales"
 SOURCE = Path(__file__).with_name("locales_source.json")
@@ -45,8 +46,8 @@ def english(schemas):
         texts[node_id, "display_name"] = schema.display_name
         texts[node_id, "description"] = schema.description
         named_outputs = [(str(n), output) for n, output in enumerate(schema.outputs) if output.display_name]
-        sockets = [("inputs", i.id, i) for i in schema.inputs] + [("outputs", n, o) for n, o in named_outputs]
-        for kind, key, socket in sockets:
+        named = [("inputs", i.id, i) for i in sockets(schema)] + [("outputs", n, o) for n, o in named_outputs]
+        for kind, key, socket in named:
             texts[node_id, kind, key, "name"] = socket.display_name or socket.id
             if socket.tooltip:
                 texts[node_id, kind, key, "tooltip"] = socket.tooltip

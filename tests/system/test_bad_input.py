@@ -14,10 +14,10 @@ import skimage.data
 import torch
 from consisid_pack.consisid_core.checkpoint.quantization import json_tensor
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
+from consisid_pack.consisid_core.comfyui.model_folders import checkpoint_names
 from consisid_pack.consisid_core.comfyui.vae import _empty_vae, require_cogvideox, wrap_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.types import Face
-from consisid_pack.nodes.sockets import checkpoint_names
 from safetensors.torch import save_file
 
 FACE_MODELS = {

@@ -19,7 +19,8 @@ from PIL import Image
 from skimage import data
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-OLD = ROOT / "tests" / "workflows_old" / "frontend_1.32.9.json"
+SAVED = ROOT / "tests" / "workflows_old"
+OLD = SAVED / "frontend_1.32.9.json"
 NOTHING_OVER_THE_GRAPH = {"Comfy.Minimap.Visible": False, "Comfy.VersionCompatibility.DisableWarnings": True}
 CANCELLED_STEPS = 500
 
@@ -182,6 +183,16 @@ def test_workflow_of_the_oldest_supported_frontend_runs(page):
     shrink(page, seed=3)
     run_to_the_end(page)
     page.play_video()
+
+
+@pytest.mark.parametrize("version", ["0.3.75", "0.33.0"])
+def test_videos_to_compare_stay_linked_whichever_version_saved_the_workflow(page, version):
+    """The older one saves six numbered inputs, the newer one those that have grown."""
+    file = SAVED / f"compare_videos_{version}.json"
+    page.drop(file)
+    check_graph(page.graph(), json.loads(file.read_text(encoding="utf-8")))
+    run_to_the_end(page)
+    page.pictures("ConsisIDCompareVideos")
 
 
 def test_dropped_results_bring_their_graph_back(page, tmp_path):

@@ -5,31 +5,11 @@ import re
 
 import pytest
 from helpers import ROOT
+from helpers.signatures import NODE_IDS, sockets
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 HELP = ROOT / "nodes" / "web" / "docs"
-NODE_IDS = [
-    "ConsisIDModelLoader",
-    "ConsisIDVAELoader",
-    "ConsisIDTextEncoderLoader",
-    "ConsisIDFaceModelsLoader",
-    "ConsisIDLoraLoader",
-    "ConsisIDFaceAnalyzer",
-    "ConsisIDGlobalIDExtractor",
-    "ConsisIDLocalIDExtractor",
-    "ConsisIDConditioning",
-    "ConsisIDSampler",
-    "ConsisIDSaveIdentity",
-    "ConsisIDLoadIdentity",
-    "ConsisIDBlendLocalID",
-    "ConsisIDEvaluationModelsLoader",
-    "ConsisIDIdentityScore",
-    "ConsisIDTextScore",
-    "ConsisIDFrequencySpectrum",
-    "ConsisIDCompareVideos",
-    "ConsisIDIdentityEffect",
-]
 # Where the files that a loader's widgets name lie, below ComfyUI's models folder.
 FOLDERS = {
     "model_name": "diffusion_models",
@@ -104,7 +84,7 @@ def test_help_page_has_the_title_and_sections(node_id, node_classes):
 
 @pytest.mark.parametrize("node_id", NODE_IDS)
 def test_help_page_names_the_inputs_of_the_schema(node_id, node_classes):
-    inputs = node_classes[node_id].define_schema().inputs
+    inputs = sockets(node_classes[node_id].define_schema())
     rows = described(help_page(node_id), "Inputs")
     assert [name for name, _ in rows] == [i.id for i in inputs]
     for (name, facts), socket in zip(rows, inputs, strict=True):

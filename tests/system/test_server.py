@@ -13,7 +13,7 @@ from consisid_pack.consisid_core.model.schedule import guidance_scales
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, ConsisIDPipeline, ConsisIDTransformer3DModel
 from helpers import ROOT
 from helpers.oracle import SCHEDULER
-from helpers.served import Run, demo
+from helpers.served import demo
 from PIL import Image
 from safetensors.torch import load_file
 from skimage import data
@@ -72,12 +72,6 @@ def face(run_node):
         embedding, hidden = eva(preprocess(face.gray_image.movedim(-1, 1), eva.image_size))
     picture = Image.fromarray((face_image[0].numpy() * 255).astype(np.uint8))
     return picture, torch.cat([face.embedding, embedding], dim=-1), hidden
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, models_dir):
-    with Run(tmp_path_factory.mktemp("server"), models_dir) as run:
-        yield run
 
 
 def test_frames_equal_consisid_pipeline(served, pipeline, face, tmp_path):

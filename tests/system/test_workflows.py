@@ -10,7 +10,7 @@ import pytest
 from consisid_pack.consisid_core.face.identity_file import read_identity
 from consisid_pack.consisid_core.weights.parts import PARTS, REPOSITORY
 from helpers import ROOT
-from helpers.served import Run, demo, link_released_names
+from helpers.served import demo
 from skimage import data
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
@@ -182,14 +182,6 @@ def test_notes_are_short_and_say_what_to_load_and_what_to_do(name):
 
 
 # How it runs
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory, models_dir):
-    models = tmp_path_factory.mktemp("released")
-    link_released_names(models_dir, models)
-    with Run(tmp_path_factory.mktemp("server"), models) as run:
-        yield run
 
 
 @pytest.fixture(scope="module")
