@@ -10,8 +10,8 @@ from ..consisid_core.comfyui.evaluation import (
     score_identity,
     score_text,
 )
-from ..consisid_core.evaluation.face_similarity import PROTOCOLS
 from ..consisid_core.evaluation.plots import THEMES
+from ..consisid_core.evaluation.protocol import PROTOCOLS
 from ..consisid_core.face.analysis import PROVIDER_CHOICES
 from .node import ConsisIDNode, schema
 from .sampler import ConsisIDSampler
