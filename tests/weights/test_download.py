@@ -140,13 +140,6 @@ def test_list_takes_a_models_folder_and_refuses_others(comfyui, release, tmp_pat
     assert code == 1 and "COMFYUI_PATH" in err
 
 
-def test_usage_errors_and_help():
-    assert run("fetch")[0] == 2
-    assert run("download", "--part", "teapot")[0] == 2
-    code, out, _ = run("--help")
-    assert code == 0 and all(command in out for command in ("list", "download", "check", "convert"))
-
-
 def test_list_honours_extra_model_paths(comfyui, release, tmp_path):
     """As ComfyUI reads it: old names, several lines, is_default, relative base_path."""
     other = tmp_path / "other"
