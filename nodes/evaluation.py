@@ -22,6 +22,7 @@ from ..consisid_core.comfyui.model_folders import (
     weight_file_names,
 )
 from ..consisid_core.comfyui.notices import clears_notices
+from ..consisid_core.comfyui.sampler import SamplerSettings
 from ..consisid_core.errors import ConsisIDError
 from ..consisid_core.evaluation.plots import THEMES
 from ..consisid_core.evaluation.protocol import PROTOCOLS
@@ -325,9 +326,8 @@ class ConsisIDIdentityEffect(io.ComfyNode):
         denoise: float,
         plot_theme: str,
     ) -> io.NodeOutput:
-        latent, plot = sample_with_effect_plot(
-            model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise, plot_theme
-        )
+        settings = SamplerSettings(seed, steps, cfg, sampler, guidance, denoise)
+        latent, plot = sample_with_effect_plot(model, positive, negative, latent_image, settings, plot_theme)
         return io.NodeOutput(latent, plot, ui=ui.PreviewImage(plot, cls=cls))
 
 

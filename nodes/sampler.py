@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
 from ..consisid_core.comfyui.notices import clears_notices
-from ..consisid_core.comfyui.sampler import sample
+from ..consisid_core.comfyui.sampler import SamplerSettings, sample
 from ..consisid_core.model.schedule import GUIDANCES, SAMPLERS
 
 CATEGORY = "ConsisID/sampling"
@@ -93,9 +93,8 @@ class ConsisIDSampler(io.ComfyNode):
         guidance: str,
         denoise: float,
     ) -> io.NodeOutput:
-        return io.NodeOutput(
-            sample(model, positive, negative, latent_image, seed, steps, cfg, sampler, guidance, denoise)
-        )
+        settings = SamplerSettings(seed, steps, cfg, sampler, guidance, denoise)
+        return io.NodeOutput(sample(model, positive, negative, latent_image, settings))
 
 
 NODES = [ConsisIDSampler]

@@ -25,6 +25,7 @@ from ..face.align import recogniser_crop
 from ..types import Face
 from .face_models import load_detector
 from .identity_effect import sample_with_identity_effect
+from .sampler import SamplerSettings
 from .weight_files import log_demo_weights
 
 log = logging.getLogger("consisid")
@@ -208,26 +209,19 @@ def sample_with_effect_plot(
     positive: list,
     negative: list,
     latent: dict,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    guidance: str,
-    denoise: float,
+    settings: SamplerSettings,
     theme: str,
 ) -> tuple[dict, torch.Tensor]:
     """`sample_with_identity_effect`, drawn.
 
     Args:
-        model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise: as of that.
+        model, positive, negative, latent, settings: as of that.
         theme: a key of `plots.THEMES`.
 
     Returns:
         (LATENT, plot [1, H, W, 3]).
     """
-    latent, effect = sample_with_identity_effect(
-        model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise
-    )
+    latent, effect = sample_with_identity_effect(model, positive, negative, latent, settings)
     return latent, _to_image(plots.effect_plot(effect, plots.THEMES[theme]))
 
 

@@ -12,7 +12,7 @@ from comfy.samplers import calc_cond_batch
 
 from ..errors import ConsisIDError
 from ..evaluation.spectrum import SpectrumAccumulator, ring_frequencies
-from .sampler import sample
+from .sampler import SamplerSettings, sample
 from .transformer import require_consisid
 
 
@@ -39,16 +39,7 @@ class IdentityEffect:
 
 
 def sample_with_identity_effect(
-    model: comfy.model_patcher.ModelPatcher,
-    positive: list,
-    negative: list,
-    latent: dict,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    guidance: str,
-    denoise: float = 1.0,
+    model: comfy.model_patcher.ModelPatcher, positive: list, negative: list, latent: dict, settings: SamplerSettings
 ) -> tuple[dict, IdentityEffect]:
     """Sample as `sampler.sample` does, to the bit, and measure what each half of the identity does at each step.
 
@@ -58,7 +49,7 @@ def sample_with_identity_effect(
     that carry state from one evaluation to the next, such as step caches, take these for steps: remove them.
 
     Args:
-        model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise: as of `sampler.sample`.
+        model, positive, negative, latent, settings: as of `sampler.sample`.
 
     Returns:
         (LATENT, IdentityEffect).
@@ -88,7 +79,7 @@ def sample_with_identity_effect(
 
     model = model.clone()
     model.set_model_sampler_post_cfg_function(measure)
-    out = sample(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise)
+    out = sample(model, positive, negative, latent, settings)
     frequency = ring_frequencies(*out["samples"].shape[-2:])
     sigmas = np.array(sigmas)
     sampling = model.get_model_object("model_sampling")

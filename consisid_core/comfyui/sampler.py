@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.model_patcher
@@ -76,17 +77,26 @@ def _alpha(sigma):
     return 1 / (1 + float(sigma) ** 2)
 
 
+@dataclass(frozen=True)
+class SamplerSettings:
+    """What a user sets of a sampling run."""
+
+    seed: int
+    """Of the starting noise."""
+    steps: int
+    """So many are taken."""
+    cfg: float
+    """Guidance scale."""
+    sampler: str
+    """One of SAMPLERS."""
+    guidance: str
+    """One of GUIDANCES."""
+    denoise: float = 1.0
+    """0..1; below 1 the last `steps` of a schedule of steps / denoise are run."""
+
+
 def sample(
-    model: comfy.model_patcher.ModelPatcher,
-    positive: list,
-    negative: list,
-    latent: dict,
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler: str,
-    guidance: str,
-    denoise: float,
+    model: comfy.model_patcher.ModelPatcher, positive: list, negative: list, latent: dict, settings: SamplerSettings
 ) -> dict:
     """Denoise a LATENT by one of ConsisID's samplers, with previews and progress as in KSampler.
 
@@ -94,36 +104,33 @@ def sample(
         model: ConsisID.
         positive, negative: CONDITIONING of `conditioning.condition`.
         latent: LATENT, "samples" [B, 16, T, h, w] unscaled.
-        seed: of the starting noise.
-        steps: so many are taken.
-        cfg: guidance scale.
-        sampler: one of SAMPLERS.
-        guidance: one of GUIDANCES.
-        denoise: 0..1; below 1 the last `steps` of a schedule of steps / denoise are run.
+        settings: of the run.
 
     Returns:
         A new LATENT.
 
     Raises:
-        ConsisIDError: that schedule has more than 1000 steps, MODEL is not ConsisID, identity, text or latent do not
+        ConsisIDError: the schedule has more than 1000 steps, MODEL is not ConsisID, identity, text or latent do not
             fit it, or the result is not finite.
     """
     require_consisid(model)
-    total = int(steps / denoise) if denoise > 0 else 0
+    steps = settings.steps
+    total = int(steps / settings.denoise) if settings.denoise > 0 else 0
     if total == 0:
         return latent
     if total > NUM_TRAIN_TIMESTEPS:
         raise ConsisIDError(
-            f"{steps} steps at denoise {denoise} are the end of {total} steps, but the model knows "
+            f"{steps} steps at denoise {settings.denoise} are the end of {total} steps, but the model knows "
             f"{NUM_TRAIN_TIMESTEPS} timesteps only. Lower steps or raise denoise."
         )
     table = model.get_model_object("model_sampling").sigmas.cpu()
     sigmas = torch.cat((table[trailing_timesteps(total)], table.new_zeros(1)))[-steps - 1 :]  # On the host.
+    alphas = [_alpha(sigma) for sigma in sigmas]
     next_alphas = [1.0 if t < 0 else _alpha(table[t]) for t in target_timesteps(total)][-steps:]
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
-    scales = guidance_scales(guidance, cfg, total)[-steps:]
+    scales = guidance_scales(settings.guidance, settings.cfg, total)[-steps:]
     guider.set_cfg(scales[0])
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     preview = latent_preview.prepare_callback(model, steps)
@@ -135,16 +142,15 @@ def sample(
             guider.set_cfg(scales[min(step + 1, steps - 1)])  # For the next step.
 
         denoised = guider.sample(
-            comfy.sample.prepare_noise(samples, seed, latent.get("batch_index")),
+            comfy.sample.prepare_noise(samples, settings.seed, latent.get("batch_index")),
             samples,
             comfy.samplers.KSAMPLER(
-                run_sampler,
-                {"sampler": sampler, "alphas": [_alpha(sigma) for sigma in sigmas], "next_alphas": next_alphas},
+                run_sampler, {"sampler": settings.sampler, "alphas": alphas, "next_alphas": next_alphas}
             ),
             sigmas,
             denoise_mask=latent.get("noise_mask"),
             callback=callback,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=seed,
+            seed=settings.seed,
         )
     return {**latent, "samples": denoised.to(comfy.model_management.intermediate_device())}

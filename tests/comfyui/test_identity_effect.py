@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from consisid_pack.consisid_core.comfyui.identity_effect import sample_with_identity_effect
-from consisid_pack.consisid_core.comfyui.sampler import sample
+from consisid_pack.consisid_core.comfyui.sampler import SamplerSettings, sample
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from diffusers import CogVideoXDDIMScheduler, ConsisIDTransformer3DModel
@@ -74,9 +74,8 @@ def measure(setup, conditioned):
     @torch.inference_mode()
     def run(identity={}, **options):
         settings = {**SETTINGS, **options}
-        out, effect = sample_with_identity_effect(
-            settings.pop("model", setup.model), *conditioned(**identity), **settings
-        )
+        model = settings.pop("model", setup.model)
+        out, effect = sample_with_identity_effect(model, *conditioned(**identity), SamplerSettings(**settings))
         return out["samples"], effect
 
     return run
@@ -88,7 +87,7 @@ def measure(setup, conditioned):
 def test_latent_is_that_of_plain_sampling(setup, conditioned, measure, options):
     measured, effect = measure(**options)
     with torch.inference_mode():
-        plain = sample(setup.model, *conditioned(), **{**SETTINGS, **options})["samples"]
+        plain = sample(setup.model, *conditioned(), SamplerSettings(**{**SETTINGS, **options}))["samples"]
     assert torch.equal(measured, plain)
     assert effect.global_power.shape == effect.local_power.shape == effect.prediction_power.shape == (3, 16)
     assert effect.frequency.tolist() == [k / 30 for k in range(16)]
@@ -99,8 +98,8 @@ def test_latent_of_a_batch_with_a_mask_is_that_of_plain_sampling(setup, conditio
     latent["noise_mask"] = torch.ones(1, 1, *latent["samples"].shape[2:])
     latent["noise_mask"][..., :10] = 0
     with torch.inference_mode():
-        out, effect = sample_with_identity_effect(setup.model, positive, negative, latent, **SETTINGS)
-        plain = sample(setup.model, positive, negative, latent, **SETTINGS)
+        out, effect = sample_with_identity_effect(setup.model, positive, negative, latent, SamplerSettings(**SETTINGS))
+        plain = sample(setup.model, positive, negative, latent, SamplerSettings(**SETTINGS))
     assert torch.equal(out["samples"], plain["samples"]) and out["samples"].shape[0] == 2
     assert set(out) == set(plain)
     assert (effect.global_power > 0).all() and (effect.local_power > 0).all()
@@ -244,7 +243,7 @@ def test_wrong_inputs_are_refused(setup, conditioned, measure):
     _, _, latent = conditioned()
     text = [[setup.positive, {}]]
     with pytest.raises(ConsisIDError, match="Connect ConsisID Conditioning's positive and negative"):
-        sample_with_identity_effect(setup.model, text, text, latent, **SETTINGS)
+        sample_with_identity_effect(setup.model, text, text, latent, SamplerSettings(**SETTINGS))
     other = comfy.model_patcher.ModelPatcher(torch.nn.Linear(1, 1), torch.device("cpu"), torch.device("cpu"))
     with pytest.raises(ConsisIDError, match="MODEL is a Linear, not ConsisID"):
         measure(model=other)
