@@ -23,8 +23,8 @@ from ..types import Face
 from .weight_files import log_demo_weights, read_weights
 
 # Bytes that one crop takes in each net beside weights, so that ComfyUI frees as much: the tensors that live at once,
-# counted by `dev/memory_count.py` for the released sizes in float32 (35.0 and 66.7 MiB), rounded up. What kernels take
-# for themselves lies within the 0.8 GiB that ComfyUI keeps free for any model.
+# counted by `dev/memory_count.py` for the released sizes in float32 (35.0 and 66.7 MiB), rounded up. ComfyUI never
+# frees less than 0.8 GiB, which leaves room for what kernels take for themselves.
 PARSING_MEMORY = 36 * 2**20
 """`whiten_background` of a 512 px crop."""
 EVA_MEMORY = 70 * 2**20
