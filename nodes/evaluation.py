@@ -58,6 +58,8 @@ def _reference_input() -> io.MultiType.Input:
 
 
 class ConsisIDEvaluationModelsLoader(io.ComfyNode):
+    """Face pack and up to three files -> the nets that measure."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -120,6 +122,8 @@ class ConsisIDEvaluationModelsLoader(io.ComfyNode):
 
 
 class ConsisIDIdentityScore(io.ComfyNode):
+    """Video and person -> FaceSim and FID."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -159,6 +163,8 @@ class ConsisIDIdentityScore(io.ComfyNode):
 
 
 class ConsisIDTextScore(io.ComfyNode):
+    """Video and prompt -> CLIPScore."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -193,6 +199,8 @@ class ConsisIDTextScore(io.ComfyNode):
 
 
 class ConsisIDFrequencySpectrum(io.ComfyNode):
+    """Pictures -> their amplitude by frequency."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -241,6 +249,8 @@ class ConsisIDFrequencySpectrum(io.ComfyNode):
 
 
 class ConsisIDCompareVideos(io.ComfyNode):
+    """Videos of one person -> a table of their scores."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -295,6 +305,8 @@ class ConsisIDCompareVideos(io.ComfyNode):
 
 
 class ConsisIDIdentityEffect(io.ComfyNode):
+    """Noise -> LATENT, and what each half of the identity changes on the way."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
