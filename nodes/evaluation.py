@@ -23,8 +23,8 @@ from ..consisid_core.comfyui.model_folders import (
 )
 from ..consisid_core.comfyui.notices import clears_notices
 from ..consisid_core.errors import ConsisIDError
-from ..consisid_core.evaluation.face_similarity import PROTOCOLS
 from ..consisid_core.evaluation.plots import THEMES
+from ..consisid_core.evaluation.protocol import PROTOCOLS
 from ..consisid_core.face.providers import PROVIDER_CHOICES
 from ..consisid_core.types import Face
 from .sampler import ConsisIDSampler

@@ -1,6 +1,9 @@
 """The scores of `consisid_core.evaluation` inside ComfyUI: its memory management, progress bar and cancel."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,17 +43,29 @@ class ResidentModels:
     nets: tuple[comfy.model_patcher.ModelPatcher, ...]
     """The torch modules of `models`."""
 
-    def load(self):
+    def load(self) -> EvaluationModels:
         """EvaluationModels, ready to use on the devices that ComfyUI has for them."""
         # All at once: with smart memory off, loading one of them unloads the others.
         comfy.model_management.load_models_gpu([self.detector, *self.nets])
         return replace(self.models, detector=self.detector.model.detector)
 
 
-def load_evaluation_models(pack_folder, provider, curricular_face=None, inception=None, clip=None):
-    """ResidentModels from a pack folder and up to three paths; see `evaluation.models.load_models`.
+def load_evaluation_models(
+    pack_folder: Path | str,
+    provider: str,
+    curricular_face: Path | str | None = None,
+    inception: Path | str | None = None,
+    clip: Path | str | None = None,
+) -> ResidentModels:
+    """ResidentModels from a pack folder and up to three paths.
 
-    Raises ConsisIDError naming the file or folder that is missing, damaged or of another kind.
+    Args:
+        pack_folder: of an insightface pack.
+        provider: as the node offers it, e.g. "auto".
+        curricular_face, inception, clip: as of `evaluation.models.load_models`.
+
+    Raises:
+        ConsisIDError: naming the file or folder that is missing, damaged or of another kind.
     """
     detector = load_detector(pack_folder, provider)
     (curricular_face, inception, clip), stand_ins = load_nets(curricular_face, inception, clip)
@@ -72,11 +87,23 @@ def load_evaluation_models(pack_folder, provider, curricular_face=None, inceptio
     return ResidentModels(models, detector, patchers)
 
 
-def score_identity(resident, video, reference, protocol, theme):
-    """FaceSim of a video: (FaceSim-Arc, report, plot [1, H, W, 3]).
+def score_identity(
+    resident: ResidentModels, video: torch.Tensor, reference: Face | torch.Tensor, protocol: str, theme: str
+) -> tuple[float, str, torch.Tensor]:
+    """FaceSim of a video.
 
-    video: frames [N, H, W, C]. reference: Face, or photos [B, H, W, C]. protocol: see `evaluation.face_similarity`.
-    theme: a key of `plots.THEMES`. Raises ConsisIDError as `VideoScorer` does.
+    Args:
+        resident: the nets.
+        video: frames [N, H, W, C], 0..1.
+        reference: Face, or photos [B, H, W, C], 0..1.
+        protocol: see `evaluation.protocol`.
+        theme: a key of `plots.THEMES`.
+
+    Returns:
+        (FaceSim-Arc, report, plot [1, H, W, 3]).
+
+    Raises:
+        ConsisIDError: as `VideoScorer` does.
     """
     models = resident.load()
     scorer, frames = VideoScorer(models, protocol), FrameBatch(video)
@@ -85,10 +112,20 @@ def score_identity(resident, video, reference, protocol, theme):
     return scores.face.score(scores.face.arc).mean, _report(scores, models), _to_image(plot)
 
 
-def score_text(resident, video, prompt, protocol):
-    """CLIPScore of a video: (score, report). video: frames [N, H, W, C].
+def score_text(resident: ResidentModels, video: torch.Tensor, prompt: str, protocol: str) -> tuple[float, str]:
+    """CLIPScore of a video.
 
-    Raises ConsisIDError without CLIP or without a prompt.
+    Args:
+        resident: the nets.
+        video: frames [N, H, W, C], 0..1.
+        prompt: what it should show.
+        protocol: see `evaluation.protocol`.
+
+    Returns:
+        (score, report).
+
+    Raises:
+        ConsisIDError: there is no CLIP or no prompt.
     """
     models = resident.load()
     if models.clip is None:
@@ -98,11 +135,31 @@ def score_text(resident, video, prompt, protocol):
     return text.score.mean, _report(VideoScores(None, text), models)
 
 
-def compare_videos(resident, videos, names, reference, prompt, protocol, theme):
-    """The scores of several videos of one person side by side: (table [1, H, W, 3], report).
+def compare_videos(
+    resident: ResidentModels,
+    videos: dict[str, torch.Tensor],
+    names: Sequence[str],
+    reference: Face | torch.Tensor,
+    prompt: str,
+    protocol: str,
+    theme: str,
+) -> tuple[torch.Tensor, str]:
+    """The scores of several videos of one person side by side.
 
-    videos: {name of the input: frames [N, H, W, C]}. names: what to call them in this order, as far as it goes.
-    prompt: "" to leave CLIPScore out. Raises ConsisIDError as `VideoScorer` does.
+    Args:
+        resident: the nets.
+        videos: name of the input -> frames [N, H, W, C], 0..1.
+        names: what to call them in this order, as far as it goes.
+        reference: Face, or photos [B, H, W, C], 0..1.
+        prompt: "" to leave CLIPScore out.
+        protocol: see `evaluation.protocol`.
+        theme: a key of `plots.THEMES`.
+
+    Returns:
+        (table [1, H, W, 3], report).
+
+    Raises:
+        ConsisIDError: as `VideoScorer` does.
     """
     models = resident.load()
     if prompt and models.clip is None:
@@ -119,12 +176,22 @@ def compare_videos(resident, videos, names, reference, prompt, protocol, theme):
     return _to_image(table), "\n\n".join(reports)
 
 
-def frequency_spectrum(images, reference, resident, theme):
-    """Spectra of pictures, Figure 3 of the paper: (plot [1, H, W, 3], spectrum picture [1, h, w, 3]).
+def frequency_spectrum(
+    images: torch.Tensor, reference: torch.Tensor | None, resident: ResidentModels | None, theme: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spectra of pictures, Figure 3 of the paper.
 
-    images: [N, H, W, C], a video or pictures. reference: the same of what to compare with, or None.
-    resident: ResidentModels to look at faces only, or None for whole pictures.
-    Raises ConsisIDError if no face is found, or if whole pictures of two sizes are to be compared.
+    Args:
+        images: [N, H, W, C], 0..1, a video or pictures.
+        reference: the same of what to compare with, or None.
+        resident: the nets to look at faces only, or None for whole pictures.
+        theme: a key of `plots.THEMES`.
+
+    Returns:
+        (plot [1, H, W, 3], spectrum picture [1, h, w, 3]).
+
+    Raises:
+        ConsisIDError: no face is found, or whole pictures of two sizes are to be compared.
     """
     detector = resident.load().detector if resident else None
     count = len(images) + (0 if reference is None else len(reference))
@@ -136,8 +203,28 @@ def frequency_spectrum(images, reference, resident, theme):
     return _to_image(plot), _to_image(spectrum_picture(spectrum))
 
 
-def sample_with_effect_plot(model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise, theme):
-    """(LATENT, plot [1, H, W, 3]): `sample_with_identity_effect`, drawn."""
+def sample_with_effect_plot(
+    model: comfy.model_patcher.ModelPatcher,
+    positive: list,
+    negative: list,
+    latent: dict,
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler: str,
+    guidance: str,
+    denoise: float,
+    theme: str,
+) -> tuple[dict, torch.Tensor]:
+    """`sample_with_identity_effect`, drawn.
+
+    Args:
+        model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise: as of that.
+        theme: a key of `plots.THEMES`.
+
+    Returns:
+        (LATENT, plot [1, H, W, 3]).
+    """
     latent, effect = sample_with_identity_effect(
         model, positive, negative, latent, seed, steps, cfg, sampler, guidance, denoise
     )

@@ -8,10 +8,11 @@ from ..checkpoint.model_folders import ModelFolders
 from ..errors import ConsisIDError
 from ..face.providers import PROVIDER_CHOICES, resolve_providers
 from . import batch
-from .face_similarity import PROTOCOLS
+from .content import fingerprint
 from .manifest import read_manifest
-from .models import PAPER_PACK, load_models
-from .report.write import write_report
+from .models import PAPER_PACK, load_models, model_files
+from .protocol import PROTOCOLS
+from .report.files import write_report
 
 _CURRICULAR_FACE = "ConsisID-preview/face_encoder/glint360k_curricular_face_r101_backbone.bin"
 _CLIP = ("clip-vit-base-patch32", "ConsisID-preview/data_process/clip-vit-base-patch32")
@@ -24,7 +25,8 @@ def _parser():
         description="Scores every video that RUN_DIR/manifest.csv lists: likeness to a reference photo, fit to the "
         "prompt, FID. The manifest's columns are video, reference, prompt, system and seed; only video and reference "
         "are needed, and several photos of a person are separated by semicolons. RUN_DIR/evaluation holds the results, "
-        "one JSON line per video, and the report. A video that was scored before is not scored again.",
+        "one JSON line per video, and the report. A video that was scored before is not scored again. Several of these "
+        "commands may work on one RUN_DIR and share its videos.",
         epilog="Exit codes: 0 every video has its scores, 1 some have not or a problem is named, 2 wrong usage, 130 "
         "stopped with Ctrl-C.",
     )
@@ -105,6 +107,7 @@ def _run(options):
     if options.clip or any(row.prompt for row in rows):
         clip = _net(options.clip, comfyui, _CLIP, Path.is_dir, "CLIPScore", "--clip")
     models = load_models(pack, resolve_providers(options.provider), curricular_face, inception, clip)
+    weights = fingerprint(model_files(pack, curricular_face, inception, clip))
     nets = {
         "pack": models.pack,
         "curricular_face": curricular_face and curricular_face.name,
@@ -112,14 +115,22 @@ def _run(options):
         "clip": models.clip and models.clip.name,
         "stand_ins": list(models.stand_ins),
     }
-    results = batch.score_rows(options.run_dir, rows, models, nets, options.protocol)
+    results = batch.score_rows(options.run_dir, rows, models, nets, weights, options.protocol)
     page = write_report(options.run_dir, results, nets, options.protocol)
     failed = sum("error" in result for result in results)
     print(f"{len(results) - failed} of {len(results)} videos have their scores. Report: {page}")
     return 1 if failed else 0
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: of the command line, without the program's name.
+
+    Returns:
+        The exit code.
+    """
     options = _parser().parse_args(arguments)
     try:
         return _run(options)

@@ -4,13 +4,20 @@ import hashlib
 import json
 import logging
 import os
+import random
 import sys
+from collections import deque
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import ConsisIDError, in_short
+from .content import digests
+from .manifest import Row
+from .models import EvaluationModels
+from .results import Results, output_folder, whole_file
 from .scores import VideoScorer
 from .video import VideoFile, read_picture
 
@@ -23,77 +30,69 @@ _DIGITS = 4  # of a cosine in a plot
 _NAME_WIDTH = 32  # characters of a video's path beside the bar
 
 
-def output_folder(run_dir):
-    """Where everything about a run is written."""
-    return Path(run_dir) / "evaluation"
+@torch.inference_mode()
+def score_rows(
+    run_dir: Path | str, rows: list[Row], models: EvaluationModels, nets: dict, weights: str, protocol: str
+) -> list[dict]:
+    """The result of every row, in order; those that are not there yet are computed and written down.
 
-
-def results_file(run_dir, protocol):
-    """The file with one JSON line per scored video. Each protocol has its own."""
-    return output_folder(run_dir) / f"results_{protocol}.jsonl"
-
-
-def score_rows(run_dir, rows, models, nets, protocol):
-    """The result of every row, in order; those that the file does not hold yet are computed and appended.
-
-    A result in the file counts as long as video and photos (path, size, date), prompt, protocol and nets are those of
-    the row. One that failed is tried again. A bar on standard error shows the progress.
+    A result counts as long as protocol, prompt and the contents of video, photos and nets are those of the row. One
+    that failed is tried again. Several processes may work on one run: each takes over what the others have written. A
+    bar on standard error shows the progress.
 
     Args:
         run_dir: folder of the manifest.
-        rows: list of Row.
-        models: EvaluationModels.
-        nets: dict of their names, as in every result: pack, curricular_face, inception, clip, stand_ins.
+        rows: of the manifest.
+        models: the nets that measure.
+        nets: their names, as in every result: pack, curricular_face, inception, clip, stand_ins.
+        weights: what tells these nets from others under the same names (`content.fingerprint`).
         protocol: "strict" or "paper".
 
     Returns:
-        list of dict, the JSON lines: labels (video, reference, prompt, system, seed), protocol, models, and either
-        error, a sentence, or frames, frames_without_face, face_sim_arc, face_sim_cur, clip_score, fid (null where not
-        measured; with `_standard_error` in the strict protocol), positions and cosines of the frames, and features:
-        the file with those of at most FID_FACES faces and of the photos, for the true FID.
+        The JSON lines: labels (video, reference, prompt, system, seed), protocol, models, and either error, a sentence,
+        or frames, frames_without_face, face_sim_arc, face_sim_cur, clip_score, fid (null where not measured; with
+        `_standard_error` in the strict protocol), positions and cosines of the frames, and features: the file with
+        those of at most FID_FACES faces and of the photos, for the true FID.
 
     Raises:
         ConsisIDError: the Inception of the other protocol.
         OSError: a file in `evaluation` cannot be written.
     """
-    from tqdm import tqdm
-
     run_dir = Path(run_dir)
-    file = results_file(run_dir, protocol)
     scorer = VideoScorer(models, protocol)
+    results = Results(output_folder(run_dir), protocol)
+    contents = digests(run_dir / path for row in rows for path in (row.video, *row.references))
+    keys = [_key(run_dir, row, contents, weights, protocol) for row in rows]
+    todo = {key: row for key, row in zip(keys, rows, strict=True) if not results.is_done(key)}
+    if todo:
+        _score(run_dir, todo, scorer, results, {"protocol": protocol, "models": nets})
+    # A system that was renamed in the manifest keeps its scores.
+    return [{**results.by_key[key], **_labels(row)} for key, row in zip(keys, rows, strict=True)]
+
+
+def _score(run_dir, todo, scorer, results, facts):
+    """Fill in the results of key -> row. facts: what all of these results say."""
+    from tqdm import tqdm
 
     @lru_cache(maxsize=64)
     def reference(paths):
-        return scorer.reference([read_picture(run_dir / path, upright=protocol == "strict") for path in paths])
+        return scorer.reference([read_picture(run_dir / path, upright=scorer.protocol == "strict") for path in paths])
 
-    done = _read_results(file)
-    keys = [_key(run_dir, row, nets, protocol) for row in rows]
-    todo = {key: row for key, row in zip(keys, rows, strict=True) if not _is_done(done.get(key), file.parent)}
-    if todo:
-        file.parent.mkdir(exist_ok=True)
-        interval = 0.1 if sys.stderr.isatty() else 30  # In a log every refresh stays.
-        form = "{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}]"
-        with (
-            open(file, "a", encoding="utf-8") as stream,
-            tqdm(total=len(todo), bar_format=form, dynamic_ncols=True, mininterval=interval) as bar,
-        ):
-            for number, (key, row) in enumerate(todo.items(), start=1):
+    interval = 0.1 if sys.stderr.isatty() else 30  # In a log every refresh stays.
+    form = "{l_bar}{bar}| {n:.1f}/{total} videos [{elapsed}<{remaining}]"
+    waiting = deque(todo.items())
+    with results.writing(), tqdm(total=len(todo), bar_format=form, dynamic_ncols=True, mininterval=interval) as bar:
+        while waiting:
+            if results.read_on():
+                # Others are at work here. Who goes on in an order of his own seldom meets them at one video.
+                waiting = deque((key, row) for key, row in waiting if not results.is_done(key))
+                random.shuffle(waiting)
+            else:
+                key, row = waiting.popleft()
                 bar.set_description_str(row.video[-_NAME_WIDTH:])
-                try:
-                    figures, features = _measure(run_dir, row, scorer, reference, bar)
-                # One bad video must not cost the others, whatever its codec or a net makes of it.
-                except Exception as error:
-                    figures, features = {"error": _in_words(error, row, run_dir)}, None
-                    bar.write(f"{row.video}: {figures['error']}", file=sys.stderr)
-                if features:
-                    figures["features"] = _keep_features(file.parent, key, *features)
-                result = {"key": key, **_labels(row), "protocol": protocol, "models": nets, **figures}
-                stream.write(json.dumps(result) + "\n")
-                stream.flush()
-                done[key] = result
-                bar.update(number - bar.n)
-    # A system that was renamed in the manifest keeps its scores.
-    return [{**done[key], **_labels(row)} for key, row in zip(keys, rows, strict=True)]
+                figures = _figures(run_dir, key, row, scorer, reference, results.folder, bar)
+                results.write({"key": key, **_labels(row), **facts, **figures})
+            bar.update(len(todo) - len(waiting) - bar.n)
 
 
 def _labels(row):
@@ -104,6 +103,18 @@ def _labels(row):
         "system": row.system,
         "seed": row.seed,
     }
+
+
+def _figures(run_dir, key, row, scorer, reference, folder, bar):
+    """What a result says of its video: figures, or the error that one bad video costs, not the others."""
+    try:
+        figures, features = _measure(run_dir, row, scorer, reference, bar)
+    # Whatever a codec or a net makes of a video.
+    except Exception as error:
+        sentence = _in_words(error, row, run_dir)
+        bar.write(f"{row.video}: {sentence}", file=sys.stderr)
+        return {"error": sentence}
+    return figures | ({"features": _keep_features(folder, key, *features)} if features else {})
 
 
 def _in_words(error, row, run_dir):
@@ -153,47 +164,16 @@ def _keep_features(folder, key, photos, faces):
     chosen = np.linspace(0, len(faces) - 1, min(FID_FACES, len(faces)), dtype=int)
     name = f"features/{key}.npz"
     (folder / "features").mkdir(exist_ok=True)
-    unfinished = folder / f"{name}.part"
-    with open(unfinished, "wb") as stream:
+    with whole_file(folder / name) as file, open(file, "wb") as stream:
         np.savez(stream, photos=np.asarray(photos, np.float32), faces=np.asarray(faces[chosen], np.float32))
-    os.replace(unfinished, folder / name)
     return name
 
 
-def _key(run_dir, row, nets, protocol):
-    """Changes with everything that a result depends on."""
+def _key(run_dir, row, contents, weights, protocol):
+    """Changes with everything that a result depends on, and not with the place where the run lies."""
 
     def identity(path):
-        try:
-            stat = os.stat(run_dir / path)
-        # ValueError: a name with a zero byte.
-        except (OSError, ValueError):
-            return path, None, None
-        return path, stat.st_size, stat.st_mtime_ns
+        return Path(path).name, contents[run_dir / path] or path
 
-    parts = [protocol, nets, identity(row.video), [identity(path) for path in row.references], row.prompt]
+    parts = [protocol, weights, identity(row.video), [identity(path) for path in row.references], row.prompt]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _is_done(result, folder):
-    if result is None or "error" in result:
-        return False
-    return "features" not in result or (folder / result["features"]).is_file()
-
-
-def _read_results(file):
-    """Key -> result of the file, the last of a key; {} without it. A half-written last line is cut off the file."""
-    if not file.is_file():
-        return {}
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(file, whole)
-    results = {}
-    for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
-        try:
-            result = json.loads(line)
-            results[result["key"]] = result
-        except (ValueError, TypeError, KeyError):
-            log.warning("%s: line %d is damaged; its video is computed anew.", file, number)
-    return results

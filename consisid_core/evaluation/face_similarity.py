@@ -7,40 +7,25 @@ the person once and an empty room otherwise scores as high as one that shows the
 `protocol="strict"` looks at every frame, takes the face that matches best, and counts a frame without a face as 0.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..errors import ConsisIDError
 from ..face.align import recogniser_crop
+from ..face.detector import FaceDetector
 from ..face.face_pack import DETECTOR_SIZE
 from .nets import curricularface, fid
+from .nets.curricularface import CurricularFace
+from .nets.inception import FEATURES, PAPER_KIND, TRUE_KIND, Inception
+from .protocol import PAPER_FRAMES, Score, check_protocol, mean_score
+from .video import FrameBatch, VideoFile
 
-PROTOCOLS = ("strict", "paper")
-
-PAPER_FRAMES = 16
 PAPER_DETECTOR_SIZE = (320, 320)
 PAPER_BORDER = 0.25  # Of the height and of the width, on each side.
 CROP_SIZE = 224
 """Width and height, in pixels, of the aligned face that CurricularFace and Inception see."""
-
-
-def check_protocol(protocol):
-    """Raise ConsisIDError unless this is one of `PROTOCOLS`."""
-    if protocol not in PROTOCOLS:
-        raise ConsisIDError(f"There is no protocol {protocol!r}; choose {' or '.join(PROTOCOLS)}.")
-
-
-@dataclass(frozen=True)
-class Score:
-    """A mean over the frames of a video, or over videos."""
-
-    mean: float
-    standard_error: float | None
-    """Of the mean; None in the paper's protocol, which has none, and for fewer than two values."""
-    count: int
-    """Values in the mean."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +38,18 @@ class Reference:
     """The same by CurricularFace, if it is there."""
     features: np.ndarray | None
     """[photos, 2048] Inception's features of the aligned faces, if it is there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One frame of a video that shows a face."""
+
+    position: int
+    """In the video, from 0."""
+    cosine: float
+    """Of the recogniser's embeddings, -1..1."""
+    picture: np.ndarray
+    """uint8 [H, W, 3] RGB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,31 +68,29 @@ class FaceSimilarity:
     fid: float | None
     """paper: mean squared distance of single features, which the paper calls FID. strict: the true Fréchet distance of
     the video's faces to those of the photos; None for fewer than two of either, or without Inception."""
-    best: tuple[int, np.ndarray] | None
-    """(position, frame uint8 [H, W, 3]) of the highest cosine; None if no frame shows a face."""
-    worst: tuple[int, np.ndarray] | None
-    """The same of the lowest cosine among the frames with a face."""
+    best: Frame | None
+    """That of the highest cosine; None if no frame shows a face."""
+    worst: Frame | None
+    """That of the lowest cosine."""
 
     @property
-    def frames_without_face(self):
+    def frames_without_face(self) -> int:
+        """How many of the frames that were looked at show no face."""
         return int(np.isnan(self.arc).sum())
 
-    def score(self, cosines):
-        """Score of `arc` or `curricular` by the rule of the protocol."""
+    def score(self, cosines: np.ndarray) -> Score:
+        """Score by the rule of the protocol.
+
+        Args:
+            cosines: [F] `arc` or `curricular`.
+        """
         found = cosines[~np.isnan(cosines)]
         if self.protocol == "paper":
             return Score(float(np.maximum(found, 0).mean()) if len(found) else 0.0, None, len(found))
         return mean_score(np.nan_to_num(cosines, nan=0.0))
 
 
-def mean_score(values):
-    """Score of independent values [N]."""
-    values = np.asarray(values, np.float64)
-    error = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
-    return Score(float(values.mean()), error, len(values))
-
-
-def frame_positions(protocol, frame_count):
+def frame_positions(protocol: str, frame_count: int) -> Sequence[int]:
     """Which frames a protocol looks at: all, or the paper's 16 from first to last, some twice in a shorter video."""
     if protocol == "strict":
         return range(frame_count)
@@ -105,19 +100,25 @@ def frame_positions(protocol, frame_count):
 class FaceScorer:
     """The nets that look at faces, used for one reference and its videos after the other."""
 
-    def __init__(self, detector, protocol, curricular_face=None, inception=None):
+    def __init__(
+        self,
+        detector: FaceDetector,
+        protocol: str,
+        curricular_face: CurricularFace | None = None,
+        inception: Inception | None = None,
+    ) -> None:
         """
         Args:
-            detector: FaceDetector with the recogniser; buffalo_l in the paper.
+            detector: with the recogniser; buffalo_l in the paper.
             protocol: one of `PROTOCOLS`.
-            curricular_face: CurricularFace, or None to do without FaceSim-Cur.
-            inception: Inception of the protocol's kind, or None to do without FID.
+            curricular_face: None to do without FaceSim-Cur.
+            inception: of the protocol's kind, or None to do without FID.
 
         Raises:
             ConsisIDError: unknown protocol, or the Inception of the other one.
         """
         check_protocol(protocol)
-        kind = fid.PAPER_KIND if protocol == "paper" else fid.TRUE_KIND
+        kind = PAPER_KIND if protocol == "paper" else TRUE_KIND
         if inception is not None and inception.kind != kind:
             raise ConsisIDError(
                 f"The {protocol} protocol measures FID by {kind}'s Inception, and the one given is {inception.kind}'s. "
@@ -126,10 +127,14 @@ class FaceScorer:
         self.detector, self.protocol = detector, protocol
         self.curricular_face, self.inception = curricular_face, inception
 
-    def reference(self, photos):
-        """The person in photos, each [H, W, 3] uint8 RGB: the largest face of each; in the paper's protocol of one.
+    def reference(self, photos: Sequence[np.ndarray]) -> Reference:
+        """The person in photos: the largest face of each; in the paper's protocol of one.
 
-        Raises ConsisIDError naming a photo without a face, or if the paper's protocol gets several.
+        Args:
+            photos: each [H, W, 3] uint8 RGB.
+
+        Raises:
+            ConsisIDError: naming a photo without a face, or if the paper's protocol gets several.
         """
         if self.protocol == "paper" and len(photos) > 1:
             raise ConsisIDError(
@@ -153,11 +158,18 @@ class FaceScorer:
             np.stack([self.inception.features(crop) for crop in crops]) if self.inception else None,
         )
 
-    @torch.inference_mode()
-    def score(self, video, reference, on_frame=lambda: None):
-        """FaceSimilarity of a video (`VideoFile` or `FrameBatch`). on_frame is called after each frame; it may raise.
+    def score(
+        self, video: VideoFile | FrameBatch, reference: Reference, on_frame: Callable[[], None] = lambda: None
+    ) -> FaceSimilarity:
+        """How much the faces of a video are like the reference.
 
-        Raises ConsisIDError as the video's `frames` does.
+        Args:
+            video: its frames.
+            reference: the person, of `reference`.
+            on_frame: called after each frame; it may raise.
+
+        Raises:
+            ConsisIDError: as the video's `frames` does.
         """
         positions, arc, curricular, features = [], [], [], []
         best = worst = None
@@ -180,12 +192,12 @@ class FaceScorer:
                     curricular.append(_cosine(self._curricular(crop), reference.curricular))
                 if self.inception:
                     features.append(self.inception.features(crop))
-                if best is None or arc[-1] > best[0]:
-                    best = arc[-1], position, frame
-                if worst is None or arc[-1] < worst[0]:
-                    worst = arc[-1], position, frame
+                if best is None or arc[-1] > best.cosine:
+                    best = Frame(position, arc[-1], frame)
+                if worst is None or arc[-1] < worst.cosine:
+                    worst = Frame(position, arc[-1], frame)
             on_frame()
-        features = np.stack(features) if features else np.zeros((0, fid.FEATURES))
+        features = np.stack(features) if features else np.zeros((0, FEATURES))
         return FaceSimilarity(
             protocol=self.protocol,
             positions=np.array(positions),
@@ -193,8 +205,8 @@ class FaceScorer:
             curricular=np.array(curricular) if self.curricular_face else None,
             features=features if self.inception else None,
             fid=self._fid(reference, features) if self.inception else None,
-            best=best and best[1:],
-            worst=worst and worst[1:],
+            best=best,
+            worst=worst,
         )
 
     def _find(self, frame):

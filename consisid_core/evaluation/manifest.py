@@ -32,11 +32,14 @@ class Row:
     seed: str
 
 
-def read_manifest(run_dir):
-    """List of Row of `manifest.csv`, or of `manifest.json`: a list of objects, or one object per line. UTF-8.
+def read_manifest(run_dir: Path | str) -> list[Row]:
+    """The rows of `manifest.csv`, or of `manifest.json`: a list of objects, or one object per line. UTF-8.
 
-    Raises ConsisIDError naming the file and the line or entry: none, both, empty, without a needed column or value, or
-    not readable. A file that a row names is not looked for here.
+    A file that a row names is not looked for here.
+
+    Raises:
+        ConsisIDError: naming the file and the line or entry: none, both, empty, without a needed column or value, or
+            not readable.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():

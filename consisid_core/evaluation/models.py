@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..checkpoint.fit import about
 from ..checkpoint.reading import read_checkpoint
 from ..face.detector import FaceDetector
 from .nets.clip_score import ClipScorer
 from .nets.curricularface import CurricularFace
-from .nets.fid import Inception
+from .nets.inception import Inception
 
 PAPER_PACK = "buffalo_l"
 """insightface's default pack, by whose recogniser the paper's FaceSim-Arc is measured."""
@@ -28,7 +30,13 @@ class EvaluationModels:
     """Names of those that are demo weights; every report says so."""
 
 
-def load_models(pack_folder, providers, curricular_face=None, inception=None, clip=None):
+def load_models(
+    pack_folder: Path | str,
+    providers: list[str],
+    curricular_face: Path | str | None = None,
+    inception: Path | str | None = None,
+    clip: Path | str | None = None,
+) -> EvaluationModels:
     """EvaluationModels from an insightface pack folder and up to three paths.
 
     Args:
@@ -48,8 +56,14 @@ def load_models(pack_folder, providers, curricular_face=None, inception=None, cl
     return EvaluationModels(detector, pack, *nets, stand_ins=((pack,) if detector.is_demo else ()) + demos)
 
 
-def load_nets(curricular_face, inception, clip):
-    """The three optional nets of `load_models`, each None without a path, and the names of those that are demos."""
+def load_nets(
+    curricular_face: Path | str | None, inception: Path | str | None, clip: Path | str | None
+) -> tuple[list[torch.nn.Module | Inception | ClipScorer | None], tuple[str, ...]]:
+    """The three optional nets of `load_models`, each None without a path, and the names of those that are demos.
+
+    Raises:
+        ConsisIDError: naming the file or folder that is missing, damaged or of another kind.
+    """
     nets, demos = [], []
     for path, load in ((curricular_face, _load_curricular_face), (inception, _load_inception), (clip, _load_clip)):
         net, is_demo = load(Path(path)) if path else (None, False)
@@ -57,6 +71,25 @@ def load_nets(curricular_face, inception, clip):
         if is_demo:
             demos.append(Path(path).name)
     return nets, tuple(demos)
+
+
+def model_files(
+    pack_folder: Path, curricular_face: Path | None = None, inception: Path | None = None, clip: Path | None = None
+) -> dict[str, list[Path]]:
+    """The files that decide what the nets of `load_models`, from the same paths, answer.
+
+    Returns:
+        net -> files: of the pack all that insightface chooses among, of CLIP configs, tokenizer and the weights that
+        transformers takes.
+    """
+    files = {"pack": sorted(pack_folder.glob("*.onnx"))}
+    files["curricular_face"] = [curricular_face] if curricular_face else []
+    files["inception"] = [inception] if inception else []
+    files["clip"] = []
+    if clip:
+        weights = sorted(clip.glob("*.safetensors")) or sorted(clip.glob("*.bin"))
+        files["clip"] = [*sorted(clip.glob("*.json")), *sorted(clip.glob("*.txt")), *weights]
+    return files
 
 
 def _load_curricular_face(path):

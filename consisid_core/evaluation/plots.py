@@ -3,13 +3,22 @@
 Every function returns a matplotlib Figure; `picture` turns it into pixels, its `savefig` into a file.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import optional_library
-from .scores import in_words, stand_ins_of
-from .spectrum import relative_log_amplitude
+from .models import EvaluationModels
+from .scores import VideoScores, in_words, stand_ins_of
+from .spectrum import Spectrum, relative_log_amplitude
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _DPI = 100
 
@@ -30,10 +39,16 @@ THEMES = {
 }
 
 
-def new_figure(theme, width, height):
-    """An empty Figure of so many pixels in the colours of a Theme.
+def new_figure(theme: Theme, width: int, height: int) -> Figure:
+    """An empty Figure in the colours of a Theme.
 
-    Raises ConsisIDError if matplotlib is not installed.
+    Args:
+        theme: its background is taken.
+        width: pixels.
+        height: pixels.
+
+    Raises:
+        ConsisIDError: matplotlib is not installed.
     """
     with optional_library("A plot"):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -43,7 +58,7 @@ def new_figure(theme, width, height):
     return figure
 
 
-def style(axes, theme, title, xlabel, ylabel):
+def style(axes: Axes, theme: Theme, title: str, xlabel: str, ylabel: str) -> None:
     """Names and colours of a plot's axes."""
     axes.set_facecolor(theme.background)
     axes.set_title(title, color=theme.text, fontsize=13, loc="left")
@@ -56,21 +71,21 @@ def style(axes, theme, title, xlabel, ylabel):
         spine.set_color(theme.grid)
 
 
-def add_legend(axes, theme, **options):
+def add_legend(axes: Axes, theme: Theme, **options: Any) -> None:
     """The names of the curves, on the plot's own background."""
     legend = axes.legend(fontsize=10, facecolor=theme.background, edgecolor=theme.grid, **options)
     for text in legend.get_texts():
         text.set_color(theme.text)
 
 
-def picture(figure):
+def picture(figure: Figure) -> np.ndarray:
     """uint8 [H, W, 3] RGB of a Figure."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
 
 
-def similarity_plot(scores, models, theme):
-    """Likeness over the frames of a video, with its best and its worst frame. VideoScores, EvaluationModels, Theme."""
+def similarity_plot(scores: VideoScores, models: EvaluationModels, theme: Theme) -> Figure:
+    """Likeness over the frames of a video, with its best and its worst frame."""
     face = scores.face
     figure = new_figure(theme, 1200, 520)
     if face.best is None:
@@ -78,11 +93,11 @@ def similarity_plot(scores, models, theme):
     else:
         panels = figure.subplot_mosaic([["plot", "best"], ["plot", "worst"]], width_ratios=[2.6, 1])
         plot = panels["plot"]
-        for name, (position, frame) in (("best", face.best), ("worst", face.worst)):
-            panels[name].imshow(frame)
+        for name, frame in (("best", face.best), ("worst", face.worst)):
+            panels[name].imshow(frame.picture)
             panels[name].set_axis_off()
-            cosine = face.arc[face.positions == position][0]
-            panels[name].set_title(f"{name}: frame {position}, {cosine:.2f}", color=theme.text, fontsize=11)
+            title = f"{name}: frame {frame.position}, {frame.cosine:.2f}"
+            panels[name].set_title(title, color=theme.text, fontsize=11)
     style(plot, theme, f"Likeness over frames ({face.protocol} protocol)", "frame", "cosine similarity")
     marker = "o" if len(face.positions) <= 64 else None
     curves = {"FaceSim-Arc": face.arc, "FaceSim-Cur": face.curricular}
@@ -104,8 +119,14 @@ def similarity_plot(scores, models, theme):
     return figure
 
 
-def comparison_table(rows, models, theme):
-    """Scores of several videos in a table, above their likeness over time. rows: list of (name, VideoScores)."""
+def comparison_table(rows: Sequence[tuple[str, VideoScores]], models: EvaluationModels, theme: Theme) -> Figure:
+    """Scores of several videos in a table, above their likeness over time.
+
+    Args:
+        rows: what to call each video, and its scores, all of one protocol.
+        models: that measured them.
+        theme: colours.
+    """
     figure = new_figure(theme, 1200, 460 + 34 * len(rows))
     top, plot = figure.subplots(2, 1, height_ratios=[34 * (len(rows) + 1), 380])
     top.set_axis_off()
@@ -159,11 +180,17 @@ def _shortened(name):
     return name if len(name) <= 36 else f"{name[:34]}…"
 
 
-def spectrum_plot(spectrum, reference, region, theme):
+def spectrum_plot(spectrum: Spectrum, reference: Spectrum | None, region: str, theme: Theme) -> Figure:
     """Figure 3 of the paper: log amplitude over frequency, relative to a reference.
 
-    spectrum: Spectrum; reference: Spectrum or None, for the lowest frequency instead. region: what of the pictures was
-    looked at, for the title. Raises ConsisIDError if the two have different frequencies.
+    Args:
+        spectrum: what to draw.
+        reference: what to compare with, or None for the lowest frequency.
+        region: what of the pictures was looked at, for the title.
+        theme: colours.
+
+    Raises:
+        ConsisIDError: the two have different frequencies.
     """
     figure = new_figure(theme, 1000, 560)
     plot = figure.subplots()
@@ -179,11 +206,15 @@ def spectrum_plot(spectrum, reference, region, theme):
     return figure
 
 
-def effect_plot(effect, theme):
-    """What each identity half changes at each step and frequency. effect: `IdentityEffect`; theme: Theme.
+def effect_plot(effect: Any, theme: Theme) -> Figure:
+    """What each identity half changes at each step and frequency.
 
     Above, the amplitude of the change over steps and frequencies; below, how much of it lies in the upper half of the
     frequencies, and how large it is beside the prediction itself.
+
+    Args:
+        effect: `comfyui.identity_effect.IdentityEffect`.
+        theme: colours.
     """
     figure = new_figure(theme, 1200, 820)
     panels = figure.subplot_mosaic([["global", "local"], ["share", "size"]])
@@ -219,8 +250,14 @@ def effect_plot(effect, theme):
     return figure
 
 
-def warn_of_stand_ins(figure, stand_ins, theme):
-    """Write below a plot which of the nets that it was measured by are demo weights. stand_ins: their names."""
+def warn_of_stand_ins(figure: Figure, stand_ins: Sequence[str], theme: Theme) -> None:
+    """Write below a plot which of the nets that it was measured by are demo weights.
+
+    Args:
+        figure: with at least one plot.
+        stand_ins: the nets' names, maybe none.
+        theme: colours.
+    """
     if stand_ins:
         note = f"Demo weights, no real measure: {', '.join(stand_ins)}"
         figure.supxlabel(note, color=theme.curves[1], fontsize=11)

@@ -6,14 +6,17 @@ person = scorer.reference([read_picture("photo.jpg", upright=True)])
 print("\\n".join(report_lines(scorer.score(VideoFile("video.mp4"), person), models)))
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .face_similarity import FaceScorer, FaceSimilarity, frame_positions
-from .models import PAPER_PACK
+from .face_similarity import FaceScorer, FaceSimilarity, Reference, frame_positions
+from .models import PAPER_PACK, EvaluationModels
 from .nets.clip_score import TextSimilarity, text_positions
 from .nets.fid import RELIABLE_SAMPLES
+from .protocol import Score
+from .video import FrameBatch, VideoFile
 
 _FACE_RULES = {
     "strict": "every frame, the face that matches best, a frame without a face counts 0",
@@ -35,32 +38,46 @@ class VideoScores:
     """None without a prompt or without CLIP."""
 
     @property
-    def protocol(self):
+    def protocol(self) -> str:
+        """By which the figures were measured."""
         return (self.face or self.text).protocol
 
 
 class VideoScorer:
     """Everything that one protocol measures, for one person after the other and any number of videos of each."""
 
-    def __init__(self, models, protocol):
-        """models: EvaluationModels. Raises ConsisIDError for an unknown protocol, or the Inception of the other one."""
+    def __init__(self, models: EvaluationModels, protocol: str) -> None:
+        """
+        Args:
+            models: the nets.
+            protocol: "strict" or "paper".
+
+        Raises:
+            ConsisIDError: unknown protocol, or the Inception of the other one.
+        """
         self.models, self.protocol = models, protocol
         self.faces = FaceScorer(models.detector, protocol, models.curricular_face, models.inception)
 
-    def reference(self, photos):
-        """The person in photos, a list of [H, W, 3] uint8 RGB. Raises ConsisIDError as `FaceScorer.reference`."""
+    def reference(self, photos: Sequence[np.ndarray]) -> Reference:
+        """The person in photos, each [H, W, 3] uint8 RGB: `FaceScorer.reference`."""
         return self.faces.reference(photos)
 
-    def frames_to_read(self, video, prompt=""):
+    def frames_to_read(self, video: VideoFile | FrameBatch, prompt: str = "") -> int:
         """How often `score` calls on_frame, for a progress bar. Fewer times where frames of a file cannot be read."""
         faces = frame_positions(self.protocol, video.frame_count)
         return len(faces) + (len(text_positions(self.protocol, video.frame_count)) if self._reads(prompt) else 0)
 
-    def score(self, video, reference, prompt="", on_frame=lambda: None):
+    def score(
+        self,
+        video: VideoFile | FrameBatch,
+        reference: Reference,
+        prompt: str = "",
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> VideoScores:
         """VideoScores of a video.
 
         Args:
-            video: `VideoFile` or `FrameBatch`.
+            video: its frames.
             reference: the person, of `reference`.
             prompt: the text; CLIPScore is left out without it or without CLIP.
             on_frame: called after every frame of each pass; it may raise.
@@ -76,7 +93,7 @@ class VideoScorer:
         return bool(prompt.strip()) and self.models.clip is not None
 
 
-def report_lines(scores, models):
+def report_lines(scores: VideoScores, models: EvaluationModels) -> list[str]:
     """What a user reads: figures with the rule they were measured by, and what limits them."""
     lines = [f"Protocol: {scores.protocol}"]
     if scores.face is not None:
@@ -90,7 +107,7 @@ def report_lines(scores, models):
     return lines
 
 
-def stand_ins_of(scores, models):
+def stand_ins_of(scores: VideoScores, models: EvaluationModels) -> list[str]:
     """Names of the demo weights that these scores were measured by."""
     clip = models.clip and models.clip.name
     return [name for name in models.stand_ins if (scores.text if name == clip else scores.face) is not None]
@@ -110,16 +127,15 @@ def _face_lines(face, models):
             f"{missing} of {looked_at} frames show no face; over the others FaceSim-Arc is {np.nanmean(face.arc):.3f}"
         )
     if face.best:
-        (best, _), (worst, _) = face.best, face.worst
-        cosine = dict(zip(face.positions.tolist(), face.arc.tolist(), strict=True))
-        lines.append(f"Best frame {best} ({cosine[best]:.3f}), worst {worst} ({cosine[worst]:.3f})")
+        best, worst = (f"{frame.position} ({frame.cosine:.3f})" for frame in (face.best, face.worst))
+        lines.append(f"Best frame {best}, worst {worst}")
     lines += _fid_lines(face)
     if face.protocol == "paper" and models.pack != PAPER_PACK:
         lines.append(f"The paper measures by {PAPER_PACK}: figures by {models.pack} do not compare with its tables")
     return lines
 
 
-def in_words(score, digits=3):
+def in_words(score: Score, digits: int = 3) -> str:
     """A Score as "0.712 ± 0.008 (n = 49)"."""
     error = "" if score.standard_error is None else f" ± {score.standard_error:.{digits}f}"
     return f"{score.mean:.{digits}f}{error} (n = {score.count})"

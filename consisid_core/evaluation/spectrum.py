@@ -5,6 +5,9 @@ The paper does not say how it computes that figure. This follows the recipe of "
 runs over whole rings instead of one diagonal, and over all pictures, on power; the logarithm is taken last.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,30 +39,41 @@ class Spectrum:
     """Number of pictures."""
 
 
-def ring_frequencies(height, width):
-    """[K] frequencies of a plain spectrum of that size, in cycles per pixel: 0, 1 / N, ... to at most 0.5, N being the
-    longer side. The axis of that side has a frequency in every ring, so none is empty."""
+def ring_frequencies(height: int, width: int) -> np.ndarray:
+    """Frequencies of the rings of a plain spectrum of a size in pixels.
+
+    Returns:
+        [K] cycles per pixel: 0, 1 / N, ... to at most 0.5, N being the longer side. The axis of that side has a
+        frequency in every ring, so none is empty.
+    """
     longer = max(height, width)
     return np.arange(longer // 2 + 1) / longer
 
 
 class SpectrumAccumulator:
-    """Spectrum of pictures that come one after another; it holds the sum of their power only.
+    """Spectrum of pictures that come one after another; it holds the sum of their power only."""
 
-    window: True for a Hann window, which keeps the picture's borders from appearing as frequencies of their own. It is
-    scaled to a mean square of 1, so that noise keeps its level, and the mean under the window is taken out first, so
-    that brightness does not leak into the lowest frequencies. False for the plain transform, mean and borders included.
-    """
-
-    def __init__(self, window=True):
+    def __init__(self, window: bool = True) -> None:
+        """
+        Args:
+            window: True for a Hann window, which keeps the picture's borders from appearing as frequencies of their
+                own. It is scaled to a mean square of 1, so that noise keeps its level, and the mean under the window is
+                taken out first, so that brightness does not leak into the lowest frequencies. False for the plain
+                transform, mean and borders included.
+        """
         self.count = 0
+        """Pictures added so far."""
         self._windowed = window
         self._total = None  # [H, W] sum of power, frequency 0 at [0, 0].
 
-    def add(self, picture):
-        """Add the luma of an RGB picture [H, W, 3], an array or tensor, uint8 or float 0..1; power is in units of 0..1.
+    def add(self, picture: np.ndarray | torch.Tensor) -> None:
+        """Add the luma of an RGB picture; power is in units of 0..1.
 
-        Raises ConsisIDError for another shape or type, and as `add_planes` does.
+        Args:
+            picture: [H, W, 3], uint8 or float 0..1.
+
+        Raises:
+            ConsisIDError: another shape or type, and as `add_planes` does.
         """
         values = _numpy(picture)
         if values.ndim != 3 or values.shape[-1] != 3:
@@ -71,10 +85,14 @@ class SpectrumAccumulator:
         luma = values.astype(np.float64) @ np.array(LUMA)
         self.add_planes((luma / 255 if values.dtype == np.uint8 else luma)[None])
 
-    def add_planes(self, planes):
-        """Add one picture of any channels [C, H, W], an array or tensor, such as a frame of latents.
+    def add_planes(self, planes: np.ndarray | torch.Tensor) -> None:
+        """Add one picture of any channels, such as a frame of latents.
 
-        Raises ConsisIDError if it is not finite, smaller than 2 x 2, or of another size than those before.
+        Args:
+            planes: [C, H, W].
+
+        Raises:
+            ConsisIDError: it is not finite, smaller than 2 x 2, or of another size than those before.
         """
         planes = _numpy(planes).astype(np.float64)
         size = planes.shape[-2:]
@@ -102,8 +120,12 @@ class SpectrumAccumulator:
         self._total += (np.abs(np.fft.fft2(planes)) ** 2).mean(axis=0) / planes[0].size
         self.count += 1
 
-    def result(self):
-        """The Spectrum of what was added so far. Raises ConsisIDError if that is nothing."""
+    def result(self) -> Spectrum:
+        """The Spectrum of what was added so far.
+
+        Raises:
+            ConsisIDError: that is nothing.
+        """
         if self.count == 0:
             raise ConsisIDError("There is no picture to take a spectrum of.")
         power_2d = np.fft.fftshift(self._total / self.count)
@@ -115,25 +137,39 @@ class SpectrumAccumulator:
         return Spectrum(frequency[first:], power[first:], power_2d, self.count)
 
 
-def picture_spectrum(pictures, window=True):
-    """Spectrum of the luma of RGB pictures: any iterable of [H, W, 3], or [N, H, W, 3]; see SpectrumAccumulator."""
+def picture_spectrum(
+    pictures: Iterable[np.ndarray | torch.Tensor] | np.ndarray | torch.Tensor, window: bool = True
+) -> Spectrum:
+    """Spectrum of the luma of RGB pictures.
+
+    Args:
+        pictures: any iterable of [H, W, 3], or [N, H, W, 3].
+        window: as of SpectrumAccumulator.
+
+    Raises:
+        ConsisIDError: there are none, or one is refused (`SpectrumAccumulator.add`).
+    """
     accumulator = SpectrumAccumulator(window)
     for picture in pictures:
         accumulator.add(picture)
     return accumulator.result()
 
 
-def log_amplitude(spectrum):
+def log_amplitude(spectrum: Spectrum) -> np.ndarray:
     """[K] natural logarithm of the amplitude of each ring (root of its mean power); -inf where there is no power."""
     with np.errstate(divide="ignore"):
         return 0.5 * np.log(spectrum.power)
 
 
-def relative_log_amplitude(spectrum, reference=None):
-    """[K] log amplitude minus that of a reference Spectrum, or without one minus that of the lowest ring.
+def relative_log_amplitude(spectrum: Spectrum, reference: Spectrum | None = None) -> np.ndarray:
+    """Log amplitude minus that of a reference, or without one minus that of the lowest ring.
 
-    0.69 means twice the reference's amplitude, in that ring. Not finite where either has no power. Raises ConsisIDError
-    if the reference has other frequencies, because its pictures have another size or were windowed otherwise.
+    Returns:
+        [K] 0.69 means twice the reference's amplitude, in that ring. Not finite where either has no power.
+
+    Raises:
+        ConsisIDError: the reference has other frequencies, because its pictures have another size or were windowed
+            otherwise.
     """
     amplitude = log_amplitude(spectrum)
     if reference is None:
@@ -149,10 +185,13 @@ def relative_log_amplitude(spectrum, reference=None):
         return amplitude - base
 
 
-def spectrum_picture(spectrum):
-    """uint8 [H, W, 3] grey picture of the logarithm of `power_2d`, frequency 0 in the middle.
+def spectrum_picture(spectrum: Spectrum) -> np.ndarray:
+    """A grey picture of the logarithm of `power_2d`, frequency 0 in the middle.
 
     White is the greatest power; black is the first percentile and less, so that single gaps do not cost contrast.
+
+    Returns:
+        uint8 [H, W, 3].
     """
     power = spectrum.power_2d
     if not power.any():

@@ -1,9 +1,13 @@
 """Frames to measure: of a video file, decoded one at a time, or of a batch of pictures."""
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from ..errors import ConsisIDError
 from ..face.photo import to_pixels
@@ -17,8 +21,11 @@ class VideoFile:
     Read by OpenCV's FFmpeg, as the paper's code does (`eval/get_facesim_fid.py`), so that both see the same pixels.
     """
 
-    def __init__(self, path):
-        """Raises ConsisIDError naming the file if it is missing, or no video with at least one frame."""
+    def __init__(self, path: Path | str) -> None:
+        """
+        Raises:
+            ConsisIDError: naming the file, which is missing or no video with at least one frame.
+        """
         import cv2
 
         self.path = Path(path)
@@ -47,10 +54,17 @@ class VideoFile:
             )
         return capture
 
-    def frames(self, positions=None):
-        """Yields (position, uint8 [H, W, 3] RGB): every frame in order, or those at the positions that can be read.
+    def frames(self, positions: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Every frame in order, or those at the positions that can be read.
 
-        Raises ConsisIDError if not one of them can be.
+        Args:
+            positions: from 0, in any order and several times as well.
+
+        Yields:
+            (position, uint8 [H, W, 3] RGB).
+
+        Raises:
+            ConsisIDError: not one frame can be read.
         """
         import cv2
 
@@ -76,15 +90,26 @@ class VideoFile:
 class FrameBatch:
     """Frames that are in memory: ComfyUI's IMAGE, [N, H, W, C] float 0..1."""
 
-    def __init__(self, images, name="video"):
-        """name: what to call the pictures in errors. Raises ConsisIDError if there are none."""
+    def __init__(self, images: torch.Tensor | list[torch.Tensor], name: str = "video") -> None:
+        """
+        Args:
+            images: the frames, in a list where they are of several sizes.
+            name: what to call them in errors.
+
+        Raises:
+            ConsisIDError: there are none.
+        """
         if len(images) == 0:
             raise ConsisIDError(f"{name} is an empty batch: no picture arrived from the node before.")
         self.images, self.name = images, name
         self.frame_count = len(images)
 
-    def frames(self, positions=None):
-        """As `VideoFile.frames`. Raises ConsisIDError naming a frame that is no picture (`to_pixels`)."""
+    def frames(self, positions: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """As `VideoFile.frames`.
+
+        Raises:
+            ConsisIDError: naming a frame that is no picture (`to_pixels`).
+        """
         for position in range(self.frame_count) if positions is None else positions:
             try:
                 frame = to_pixels(self.images[position])
@@ -93,11 +118,19 @@ class FrameBatch:
             yield int(position), frame
 
 
-def read_picture(path, upright):
-    """A reference photo from a file: uint8 [H, W, 3] RGB.
+def read_picture(path: Path | str, upright: bool) -> np.ndarray:
+    """A reference photo from a file.
 
-    upright: turn it as its EXIF data say, as every viewer does. The paper's code does not. Transparency is dropped
-    there and laid on white here. Raises ConsisIDError naming the file if it is missing or no picture.
+    Args:
+        path: of the file.
+        upright: turn it as its EXIF data say, as every viewer does, and lay transparency on white. The paper's code
+            does not turn it, and drops transparency.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+
+    Raises:
+        ConsisIDError: naming the file, which is missing or no picture.
     """
     from PIL import Image, ImageOps
 

@@ -5,17 +5,23 @@ exchanged because OpenCV's order is not turned round, and the mean of `logits_pe
 the released weights. `protocol="strict"` takes every frame, in its true colours, and 100 x cosine itself.
 """
 
+from __future__ import annotations
+
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from ...checkpoint.files import DEMO_MARKER
 from ...errors import ConsisIDError, in_short, optional_library
-from ..face_similarity import PAPER_FRAMES, Score, check_protocol, mean_score
+from ..protocol import PAPER_FRAMES, Score, check_protocol, mean_score
+
+if TYPE_CHECKING:
+    from ..video import FrameBatch, VideoFile
 
 log = logging.getLogger("consisid")
 
@@ -36,13 +42,13 @@ class TextSimilarity:
     """Whether the prompt is longer than the tokens that CLIP reads."""
 
     @property
-    def score(self):
+    def score(self) -> Score:
         """Score over the frames."""
         score = mean_score(self.values)
         return score if self.protocol == "strict" else Score(score.mean, None, score.count)
 
 
-def text_positions(protocol, frame_count):
+def text_positions(protocol: str, frame_count: int) -> Sequence[int]:
     """Which frames a protocol looks at: all, or 16 at equal distances, the first among them and the last not."""
     if protocol == "strict":
         return range(frame_count)
@@ -52,7 +58,7 @@ def text_positions(protocol, frame_count):
 class ClipScorer:
     """CLIP from a folder as transformers keeps it; `net` is its torch module."""
 
-    def __init__(self, folder):
+    def __init__(self, folder: Path | str) -> None:
         """
         Args:
             folder: with config.json, preprocessor_config.json, the tokenizer's files and the weights of
@@ -86,11 +92,23 @@ class ClipScorer:
         self.name = folder.name
         self.is_demo = bool(getattr(self.net.config, DEMO_MARKER, False))
 
-    @torch.inference_mode()
-    def score(self, video, prompt, protocol, on_frame=lambda: None):
-        """TextSimilarity of a video (`VideoFile` or `FrameBatch`). on_frame is called after each frame; it may raise.
+    def score(
+        self,
+        video: VideoFile | FrameBatch,
+        prompt: str,
+        protocol: str,
+        on_frame: Callable[[], None] = lambda: None,
+    ) -> TextSimilarity:
+        """How well a video fits a prompt.
 
-        Raises ConsisIDError for an empty prompt, an unknown protocol, or as the video's `frames` does.
+        Args:
+            video: its frames.
+            prompt: the text; CLIP reads the first 77 tokens.
+            protocol: "strict" or "paper".
+            on_frame: called after each frame; it may raise.
+
+        Raises:
+            ConsisIDError: an empty prompt, an unknown protocol, or what the video's `frames` raises.
         """
         check_protocol(protocol)
         if not prompt.strip():

@@ -2,6 +2,9 @@
 of TFace's `model_irse.py`, so the released `glint360k_curricular_face_r101_backbone.bin` loads as it is.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -40,18 +43,19 @@ class _Unit(nn.Module):
             nn.BatchNorm2d(channels),
         )
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.res_layer(x) + self.shortcut_layer(x)
 
 
 class CurricularFace(nn.Module):
-    """The IR-101 recogniser (TFace `model_irse.py:194`, `IR_101`).
+    """The IR-101 recogniser (TFace `model_irse.py:194`, `IR_101`)."""
 
-    `stages` holds the channels and the number of units of each of the four stages, by default the released sizes. A
-    stage begins with a unit that halves the picture.
-    """
-
-    def __init__(self, stages=_IR_101):
+    def __init__(self, stages: Sequence[tuple[int, int]] = _IR_101) -> None:
+        """
+        Args:
+            stages: channels and number of units of each of the four stages, by default the released sizes. A stage
+                begins with a unit that halves the picture.
+        """
         super().__init__()
         channels = stages[0][0]
         self.input_layer = nn.Sequential(_conv(3, channels, 3), nn.BatchNorm2d(channels), nn.PReLU(channels))
@@ -70,11 +74,15 @@ class CurricularFace(nn.Module):
         )
 
     @classmethod
-    def from_state_dict(cls, state_dict):
+    def from_state_dict(cls, state_dict: Mapping[str, torch.Tensor]) -> CurricularFace:
         """The recogniser with these weights, in eval mode, without a copy of them.
 
-        state_dict: TFace's parameter names -> tensors, with or without BatchNorm's counters; sizes are read from the
-        shapes. Raises WeightsError if these are other weights.
+        Args:
+            state_dict: TFace's parameter names -> tensors, with or without BatchNorm's counters; sizes are read from
+                the shapes.
+
+        Raises:
+            WeightsError: these are other weights.
         """
         for name in ("input_layer.0.weight", "body.0.res_layer.1.weight", "output_layer.3.weight"):
             if name not in state_dict:
@@ -96,15 +104,26 @@ class CurricularFace(nn.Module):
         load_exactly(recogniser, state_dict)
         return recogniser.requires_grad_(False).eval()
 
-    def forward(self, x):
-        """x [N, 3, 112, 112], RGB -1..1, as `preprocess` makes it -> embeddings [N, 512], not normalised."""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Embeddings of faces.
+
+        Args:
+            x: [N, 3, 112, 112], RGB -1..1, as `preprocess` makes it.
+
+        Returns:
+            [N, 512], not normalised.
+        """
         return self.output_layer(self.body(self.input_layer(x)))
 
 
-def preprocess(crop):
+def preprocess(crop: np.ndarray) -> torch.Tensor:
     """An aligned face as the recogniser takes it (ConsisID `eval/get_facesim_fid.py:69-74`).
 
-    crop: uint8 [H, H, 3], RGB, insightface's `norm_crop` at 224. Returns float32 [1, 3, 112, 112], -1..1.
+    Args:
+        crop: uint8 [H, H, 3], RGB, insightface's `norm_crop` at 224.
+
+    Returns:
+        float32 [1, 3, 112, 112], -1..1.
     """
     import cv2
 

@@ -1,24 +1,36 @@
 """The plots of a run's report: how its systems differ, and how likeness changes over a video. SVG, for a browser."""
 
+from __future__ import annotations
+
 import base64
 import io
 import logging
 import textwrap
 import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..face_similarity import PAPER_FRAMES
-from ..plots import THEMES, new_figure, style
+from ..plots import THEMES, Theme, new_figure, style
+from ..protocol import PAPER_FRAMES, Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _NAME_WIDTH = 24  # characters
 _MOMENTS = {"strict": 49, "paper": PAPER_FRAMES}  # at which videos of any length are compared; 49 frames are ConsisID's
 
 
-def as_data_uris(draw, *arguments):
-    """Theme's name -> `data:` address of the SVG of the Figure that draw(*arguments, theme) gives.
+def as_data_uris(draw: Callable[..., Figure], *arguments: Any) -> dict[str, str]:
+    """`data:` addresses of the SVG of a plot in every theme. Text stays text: a browser has fonts for any script.
 
-    Text stays text, so that the browser finds a font for names in any script.
+    Args:
+        draw: gives the Figure; it is called with the theme after the arguments.
+        arguments: its first ones.
+
+    Returns:
+        theme's name -> address.
     """
     import matplotlib
 
@@ -46,10 +58,15 @@ class _without_font_messages:
         self.log.setLevel(self.level)
 
 
-def distribution_plot(systems, protocol, theme):
-    """Figure of every video's likeness by system: points, the quartiles as a box, the mean with its standard error.
+def distribution_plot(
+    systems: dict[str, tuple[list[dict], dict[str, Score | None]]], protocol: str, theme: Theme
+) -> Figure:
+    """Every video's likeness by system: points, the quartiles as a box, the mean with its standard error.
 
-    systems: name -> (scored results, {score's name: Score}), the first on top.
+    Args:
+        systems: name -> (scored results, metric's key -> Score), the first on top.
+        protocol: "strict" or "paper".
+        theme: colours.
     """
     kinds = {"face_sim_arc": "FaceSim-Arc", "face_sim_cur": "FaceSim-Cur"}
     kinds = {key: name for key, name in kinds.items() if any(scores[key] for _, scores in systems.values())}
@@ -79,8 +96,12 @@ def distribution_plot(systems, protocol, theme):
     return figure
 
 
-def course_plot(systems, protocol, theme):
-    """Figure of FaceSim-Arc from the first to the last frame: median and quartiles over the videos of each system."""
+def course_plot(systems: dict[str, tuple[list[dict], dict[str, Score | None]]], protocol: str, theme: Theme) -> Figure:
+    """FaceSim-Arc from the first to the last frame: median and quartiles over the videos of each system.
+
+    Args:
+        systems, protocol, theme: as of `distribution_plot`.
+    """
     columns = min(3, len(systems))
     rows = -(-len(systems) // columns)
     figure = new_figure(theme, 1100, 60 + 250 * rows)
