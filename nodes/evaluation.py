@@ -59,6 +59,8 @@ def _reference_input() -> io.MultiType.Input:
 
 
 class ConsisIDEvaluationModelsLoader(io.ComfyNode):
+    """Face pack and up to three files -> the nets that measure."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -121,6 +123,8 @@ class ConsisIDEvaluationModelsLoader(io.ComfyNode):
 
 
 class ConsisIDIdentityScore(io.ComfyNode):
+    """Video and person -> FaceSim and FID."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -160,6 +164,8 @@ class ConsisIDIdentityScore(io.ComfyNode):
 
 
 class ConsisIDTextScore(io.ComfyNode):
+    """Video and prompt -> CLIPScore."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -194,6 +200,8 @@ class ConsisIDTextScore(io.ComfyNode):
 
 
 class ConsisIDFrequencySpectrum(io.ComfyNode):
+    """Pictures -> their amplitude by frequency."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -242,6 +250,8 @@ class ConsisIDFrequencySpectrum(io.ComfyNode):
 
 
 class ConsisIDCompareVideos(io.ComfyNode):
+    """Videos of one person -> a table of their scores."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -296,6 +306,8 @@ class ConsisIDCompareVideos(io.ComfyNode):
 
 
 class ConsisIDIdentityEffect(io.ComfyNode):
+    """Noise -> LATENT, and what each half of the identity changes on the way."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(

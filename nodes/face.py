@@ -1,6 +1,7 @@
 """From a photo to a FACE."""
 
-import torch
+from __future__ import annotations
+
 from comfy_api.latest import io, ui
 
 from ..consisid_core.comfyui.compat import schema
@@ -66,9 +67,8 @@ class ConsisIDFaceAnalyzer(io.ComfyNode):
     @classmethod
     @clears_notices
     def execute(
-        cls, face_models: FaceModels, image: torch.Tensor, selection: str, face_index: int, background: str
+        cls, face_models: FaceModels, image: io.Image.Type, selection: str, face_index: int, background: str
     ) -> io.NodeOutput:
-        """See `analyze_faces`."""
         face, detections = analyze_faces(face_models, image, selection, face_index, background)
         return io.NodeOutput(face, face.image, detections, ui=ui.PreviewImage(detections, cls=cls))
 

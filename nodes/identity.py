@@ -16,6 +16,8 @@ CATEGORY = "ConsisID/identity"
 
 
 class ConsisIDGlobalIDExtractor(io.ComfyNode):
+    """FACE -> the low-frequency half of the identity."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -96,6 +98,8 @@ class ConsisIDGlobalIDExtractor(io.ComfyNode):
 
 
 class ConsisIDLocalIDExtractor(io.ComfyNode):
+    """FACE -> the high-frequency half of the identity."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -122,6 +126,8 @@ class ConsisIDLocalIDExtractor(io.ComfyNode):
 
 
 class ConsisIDBlendLocalID(io.ComfyNode):
+    """Two high-frequency halves -> one between them."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -153,6 +159,8 @@ class ConsisIDBlendLocalID(io.ComfyNode):
 
 
 class ConsisIDConditioning(io.ComfyNode):
+    """Prompts and identity -> what any sampler takes."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(

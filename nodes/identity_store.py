@@ -17,6 +17,8 @@ CATEGORY = "ConsisID/identity"
 
 
 class ConsisIDSaveIdentity(io.ComfyNode):
+    """FACE -> a file in models/consisid/identities."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -48,6 +50,8 @@ class ConsisIDSaveIdentity(io.ComfyNode):
 
 
 class ConsisIDLoadIdentity(io.ComfyNode):
+    """A file in models/consisid/identities -> FACE."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(

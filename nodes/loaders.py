@@ -26,6 +26,8 @@ CATEGORY = "ConsisID/loaders"
 
 
 class ConsisIDModelLoader(io.ComfyNode):
+    """Weight file or folder of shards -> MODEL."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -62,6 +64,8 @@ class ConsisIDModelLoader(io.ComfyNode):
 
 
 class ConsisIDVAELoader(io.ComfyNode):
+    """Weight file -> VAE."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -87,6 +91,8 @@ class ConsisIDVAELoader(io.ComfyNode):
 
 
 class ConsisIDTextEncoderLoader(io.ComfyNode):
+    """Weight file or folder of shards -> CLIP."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -114,6 +120,8 @@ class ConsisIDTextEncoderLoader(io.ComfyNode):
 
 
 class ConsisIDFaceModelsLoader(io.ComfyNode):
+    """Face pack and two weight files -> what the Face Analyzer looks with."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
@@ -170,6 +178,8 @@ class ConsisIDFaceModelsLoader(io.ComfyNode):
 
 
 class ConsisIDLoraLoader(io.ComfyNode):
+    """MODEL -> a clone with a LoRA on it."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(

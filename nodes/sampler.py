@@ -13,6 +13,8 @@ CATEGORY = "ConsisID/sampling"
 
 
 class ConsisIDSampler(io.ComfyNode):
+    """Noise -> LATENT by the reference's schedule and samplers."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return schema(
