@@ -61,3 +61,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(
         sign in words for sign in ("out of memory", "allocate memory", "bad_alloc", "bad allocation")
     )
+
+
+def lack_of_memory(what: str) -> ConsisIDError:
+    """The error to raise for an error that `is_out_of_memory`.
+
+    Args:
+        what: what could not be done, to begin the sentence: "a.onnx cannot be loaded".
+    """
+    return ConsisIDError(f"{what}: the free memory does not suffice. Close other programs and try again.")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import ConsisIDError
+from ..errors import ConsisIDError, is_out_of_memory, lack_of_memory
 from ..face.photo import to_pixels
 
 log = logging.getLogger("consisid")
@@ -147,6 +147,8 @@ def read_picture(path: Path | str, upright: bool) -> np.ndarray:
         raise ConsisIDError(f"The picture {path}: {error}") from None
     # Damaged files make Pillow raise OSError, SyntaxError, ValueError and more.
     except Exception as error:
+        if is_out_of_memory(error):
+            raise lack_of_memory(f"The picture {path} cannot be read") from None
         raise ConsisIDError(
             f"The picture {path} cannot be read ({type(error).__name__}). Save it as .png or .jpg."
         ) from None

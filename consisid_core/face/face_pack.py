@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ConsisIDError
+from ..errors import ConsisIDError, is_out_of_memory, lack_of_memory
 
 if TYPE_CHECKING:
     from insightface.app import FaceAnalysis
@@ -58,6 +58,8 @@ def load_pack(folder: Path, providers: Sequence[str]) -> FaceAnalysis:
             f"It should hold scrfd_10g_bnkps.onnx of antelopev2: {_PACK_URL}"
         ) from None
     except Exception as error:
+        if is_out_of_memory(error):
+            raise lack_of_memory(f"The face models in {folder} cannot be loaded") from None
         culprit = next((file.name for file in files if file.name in str(error)), f"one of {names}")
         raise ConsisIDError(
             f"A face model in {folder} cannot be loaded: {culprit} is broken, half downloaded or not a face model. "

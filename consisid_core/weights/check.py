@@ -12,7 +12,7 @@ from ..checkpoint.model_folders import ModelFolders
 from ..checkpoint.nets import text_encoder_weights, transformer_weights, vae_weights
 from ..checkpoint.reading import read_checkpoint
 from ..checkpoint.safetensors_file import FORMAT_NAMES
-from ..errors import ConsisIDError, is_out_of_memory, optional_library
+from ..errors import ConsisIDError, is_out_of_memory, lack_of_memory, optional_library
 from .download import plan
 from .hub import is_same
 from .parts import Part, human, unfinished
@@ -130,9 +130,7 @@ def _check_onnx(path: Path, kind, fits):
     # onnxruntime has an exception class for each kind of damage.
     except Exception as error:
         if is_out_of_memory(error):
-            raise ConsisIDError(
-                f"{path} cannot be checked: the free memory does not suffice. Close other programs and check again."
-            ) from None
+            raise lack_of_memory(f"{path} cannot be checked") from None
         raise ConsisIDError(
             f"{path} cannot be read as an ONNX model ({str(error)[:200]}). It is damaged or incomplete: "
             f"{path.stat().st_size:,} bytes. Download it again."

@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from consisid_pack.consisid_core.checkpoint.read_errors import reading
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.errors import ConsisIDError
-from helpers import ROOT
+from helpers.little_memory import sentence_for
 
 
 def refused(read, path):
@@ -50,22 +49,6 @@ def test_a_sentence_is_left_as_it_is(tmp_path):
         raise ConsisIDError("of its own")
 
 
-# Reads a file with so many bytes of address space beyond what torch took.
-WITH_LITTLE_MEMORY = """
-import re, resource, sys
-from pathlib import Path
-import torch, safetensors.torch
-from consisid_core.checkpoint.reading import read_checkpoint
-from consisid_core.errors import ConsisIDError
-taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[2]),) * 2)
-try:
-    read_checkpoint(sys.argv[1])
-except ConsisIDError as error:
-    print(error)
-"""
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux allows")
 @pytest.mark.parametrize("kind", ["safetensors", "pickle", "pickle of the old form"])
 def test_a_lack_of_memory_is_said_and_the_file_not_blamed(kind, tmp_path):
@@ -78,7 +61,7 @@ def test_a_lack_of_memory_is_said_and_the_file_not_blamed(kind, tmp_path):
     else:
         path = tmp_path / "large.pth"
         torch.save({"x": torch.zeros(size, dtype=torch.uint8)}, path, _use_new_zipfile_serialization=kind == "pickle")
-    command = [sys.executable, "-c", WITH_LITTLE_MEMORY, path, str(size // 4)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"{path} (0.4 GB) does not fit into the free memory. Close other programs"), done
-    assert "such as fp8" in done.stdout and "ownload" not in done.stdout
+    imports = "import torch, safetensors.torch; from consisid_core.checkpoint.reading import read_checkpoint"
+    sentence = sentence_for(imports, f"read_checkpoint({str(path)!r})", size // 4)
+    assert sentence.startswith(f"{path} (0.4 GB) does not fit into the free memory. Close other programs")
+    assert "such as fp8" in sentence and "ownload" not in sentence

@@ -8,6 +8,7 @@ from consisid_pack.consisid_core.dev.demo_face_pack import RECOGNISER_FILE as RE
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face.detector import FaceDetector
 from helpers.face_packs import CPU, keep_128, link, save_variant
+from helpers.little_memory import sentence_for
 
 
 @pytest.fixture
@@ -74,3 +75,10 @@ def test_a_missing_insightface_is_named(pack, monkeypatch):
     monkeypatch.setitem(sys.modules, "insightface.app", None)
     with pytest.raises(ConsisIDError, match="pip install insightface onnxruntime"):
         FaceDetector(pack, CPU)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own memory as Linux allows")
+def test_a_lack_of_memory_is_said_and_the_files_not_blamed(pack):
+    imports = "import torch, insightface.app; from consisid_core.face.detector import FaceDetector"
+    sentence = sentence_for(imports, f"FaceDetector({str(pack)!r}, ['CPUExecutionProvider'])", 60_000_000)
+    assert f"The face models in {pack} cannot be loaded: the free memory does not suffice. Close other" in sentence

@@ -17,7 +17,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from ...checkpoint.files import DEMO_MARKER
-from ...errors import ConsisIDError, in_short, optional_library
+from ...errors import ConsisIDError, in_short, is_out_of_memory, lack_of_memory, optional_library
 from ..protocol import PAPER_FRAMES, Score, check_protocol, mean_score
 
 if TYPE_CHECKING:
@@ -80,6 +80,8 @@ class ClipScorer:
             )
         # transformers raises OSError, ValueError, KeyError and more for what is wrong with a folder.
         except Exception as error:
+            if is_out_of_memory(error):
+                raise lack_of_memory(f"No CLIP can be loaded from {folder}") from None
             raise ConsisIDError(f"No CLIP can be loaded from {folder} ({in_short(error)}). Take {_SOURCE}.") from None
         # transformers fills gaps with random numbers.
         wrong = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
