@@ -9,7 +9,7 @@ import shutil
 import struct
 from pathlib import Path
 
-from ..checkpoint.files import GGUF
+from ..checkpoint.files import DEMO_MARKER, GGUF
 from ..checkpoint.fit import about
 from ..checkpoint.net_config import diffusers_config
 from ..checkpoint.nets import identify, transformer_weights
@@ -72,6 +72,8 @@ def _contents(source, dtype):
     tensors, metadata = source.tensors, {**source.metadata, "format": "pt"}
     if source.config:
         metadata["config"] = json.dumps(source.config)
+    if source.is_demo:
+        metadata.setdefault(DEMO_MARKER, "random weights")
     if kind == "transformer":
         with about(source.path, "Take the released weights"):
             transformer = transformer_weights(source)
