@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,16 +49,19 @@ def predict_with_pack(folder, weight_dtype, output):
     def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-    before = peak()
+    before, start = peak(), time.perf_counter()
     patcher = load_transformer(folder, weight_dtype)
-    load_peak = peak() - before
+    load_peak, load_seconds = peak() - before, time.perf_counter() - start
     latents, text, id_cond, hidden = inputs()
     extractor, _ = load_facial_extractor(patcher)
     tokens = extractor.model.bfloat16()(id_cond.bfloat16(), [state.bfloat16() for state in hidden])
     velocity = patcher.model.diffusion_model(
         latents.bfloat16(), torch.tensor([400.0]), text.bfloat16(), identity_tokens=tokens
     )
-    torch.save({"velocity": velocity.float(), "load_peak": load_peak, "peak": peak() - before}, output)
+    torch.save(
+        {"velocity": velocity.float(), "load_peak": load_peak, "load_seconds": load_seconds, "peak": peak() - before},
+        output,
+    )
 
 
 @torch.inference_mode()
@@ -122,8 +126,8 @@ def test_load_and_predict(weight_dtype, folder, expected, tmp_path):
     error = ((result["velocity"] - expected).norm() / expected.norm()).item()
     print(
         f"\n{weight_dtype}: host peak while loading {result['load_peak'] / 1e9:.2f} GB "
-        f"({result['load_peak'] / BYTES:.2f} x the file), with a prediction {result['peak'] / 1e9:.2f} GB, "
-        f"error {error:.1e}"
+        f"({result['load_peak'] / BYTES:.2f} x the file) in {result['load_seconds']:.0f} s, "
+        f"with a prediction {result['peak'] / 1e9:.2f} GB, error {error:.1e}"
     )
     assert 0 < error <= BOUNDS[weight_dtype]
     # The mapped file counts, too; a cast to fp8 adds half of it.
