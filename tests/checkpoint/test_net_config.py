@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from consisid_pack.consisid_core.checkpoint.fit import check_names
 from consisid_pack.consisid_core.checkpoint.net_config import (
     diffusers_config,
     infer_t5_config,
@@ -11,8 +12,9 @@ from consisid_pack.consisid_core.checkpoint.net_config import (
     t5_shapes,
 )
 from consisid_pack.consisid_core.dev.tiny import T5, TRANSFORMER
-from consisid_pack.consisid_core.errors import WeightsError
+from consisid_pack.consisid_core.errors import ConsisIDError, WeightsError
 from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from helpers.oracle import TRANSFORMERS, build_reference
 from transformers import T5Config, T5EncoderModel
 
 
@@ -45,3 +47,20 @@ def test_t5_shapes_are_those_of_transformers():
     assert t5_shapes(T5) == expected
     config = infer_t5_config(expected)
     assert all(config[key] == T5[key] for key in ("d_model", "d_ff", "d_kv", "num_heads", "num_layers"))
+
+
+def test_wrong_weights_are_named():
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
+    shapes = {name: tensor.shape for name, tensor in reference.state_dict().items()}
+    plain = {name: shape for name, shape in shapes.items() if not name.startswith(("local", "perceiver"))}
+    with pytest.raises(ConsisIDError, match="plain CogVideoX transformer"):
+        infer_transformer_config(plain)
+    with pytest.raises(ConsisIDError, match="Stable Diffusion"):
+        infer_transformer_config({"model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)})
+    with pytest.raises(ConsisIDError, match="position table of"):
+        infer_transformer_config(shapes)
+    wrong = dict(shapes, extra=(1,))
+    wrong["proj_out.bias"] = (3,)
+    del wrong["norm_final.bias"]
+    with pytest.raises(ConsisIDError, match="1 missing: norm_final.bias; 1 unknown: extra; 1 of the wrong shape"):
+        check_names(wrong, shapes)
