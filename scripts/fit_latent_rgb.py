@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 from consisid_core.checkpoint.fit import check_names
 from consisid_core.checkpoint.net_config import infer_vae_config
 from consisid_core.errors import ConsisIDError
