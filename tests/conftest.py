@@ -44,7 +44,7 @@ _load_pack()
 
 def pytest_collection_modifyitems(items):
     """Start with the files that take longest, so that at the end no worker waits for another."""
-    items.sort(key=lambda item: item.path.parent.name != "system")
+    items.sort(key=lambda item: item.path.parent.name not in ("system", "weights"))
 
 
 @pytest.fixture(scope="session")
