@@ -110,11 +110,11 @@ def _joined(path, read):
             joined |= noted_quantization(noted, file)
             if not config and "config" in noted:
                 config = parse_json(noted["config"], f"The config in the metadata of {file}")
-    is_demo = DEMO_MARKER in metadata or joined.pop(DEMO_MARKER, None) is not None
+    is_marked = joined.pop(DEMO_MARKER, None) is not None  # Of a pickle, which has no metadata.
     homes.pop(DEMO_MARKER, None)
     if path.is_dir():
         check_index(path, homes)
-    return Checkpoint(path, tuple(files), joined, metadata, config, is_demo)
+    return Checkpoint(path, tuple(files), joined, metadata, config, is_marked or DEMO_MARKER in metadata)
 
 
 def _named_tensors(content, file):
