@@ -178,6 +178,7 @@ def _contents(container):
 
 
 def _pixels(path, frame, reformatter):
+    import cv2
     from av.error import FFmpegError
     from av.video.reformatter import Interpolation
 
@@ -199,7 +200,8 @@ def _pixels(path, frame, reformatter):
             f"Instead, {_RE_ENCODE}"
         ) from None
     quarters = frame.rotation // 90 if frame.rotation % 90 == 0 else 0
-    return np.ascontiguousarray(np.rot90(converted.to_ndarray(), quarters)[..., ::-1])
+    rgb = cv2.cvtColor(converted.to_ndarray(), cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(np.rot90(rgb, quarters))
 
 
 def _is_animated_webp(path):

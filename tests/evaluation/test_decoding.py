@@ -117,7 +117,7 @@ def recording(tmp_path_factory):
     """361 frames, a third of them at 10 and the rest at 30 frames a second."""
     times = [100 * i for i in range(120)] + [12_000 + 1000 * i // 30 for i in range(241)]
     path = tmp_path_factory.mktemp("recording") / "recording.webm"
-    return without_duration(encode(path, numbered(361), "libvpx", times=times, deadline="realtime"))
+    return without_duration(encode(path, numbered(361, height=32), "libvpx", times=times, deadline="realtime"))
 
 
 def test_a_browsers_recording_is_read_to_its_end(recording):
@@ -147,7 +147,7 @@ def test_a_browsers_recording_is_read_to_its_end(recording):
     ],
 )
 def test_every_frame_is_counted_and_comes_in_order(tmp_path, name, codec, options):
-    path = encode(tmp_path / name, numbered(50), codec, **options)
+    path = encode(tmp_path / name, numbered(50, height=48), codec, **options)
     assert count_frames(path) == 50 and numbers(read(path)) == list(range(50))
 
 
@@ -155,7 +155,7 @@ def test_frames_that_an_edit_list_hides_are_not_counted():
     video = VideoFile(clip_file("no_face.mp4"))
     with av.open(str(video.path)) as file:
         assert file.streams.video[0].frames == 98
-    assert video.frame_count == len(list(video.frames())) == len(read_by_opencv(video.path)) == 95
+    assert video.frame_count == sum(1 for _ in decode(video.path)) == len(read_by_opencv(video.path)) == 95
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "ts"])
@@ -171,47 +171,45 @@ def test_positions_may_be_asked_for_in_any_order(tmp_path):
     assert [position for position, _ in found] == [29, 3, 3, 4, 0, 29] == numbers(picture for _, picture in found)
 
 
-COLOURS = [  # codec, pix_fmt, options
-    ("libx264", "yuv420p", {}),
-    ("libx264", "yuv420p", {"color_range": "pc"}),
-    ("libx264", "yuvj420p", {}),
-    ("libx264", "yuv444p", {}),
-    ("libx264", "yuv420p10le", {}),
-    ("libx264rgb", "rgb24", {}),
-    *(
-        ("libx264", "yuv420p", {"colorspace": matrix, "color_range": span})
-        for matrix in ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc")
-        for span in ("tv", "pc")
-    ),
-    ("libx264", "yuv420p10le", {"colorspace": "bt2020nc"}),
-    ("mjpeg", "yuvj422p", {}),
-    ("ffv1", "yuv420p12le", {}),
-    ("ffv1", "gray", {}),
-    ("ffv1", "gray10le", {}),
-    ("prores_ks", "yuv422p10le", {}),
-    ("prores_ks", "yuva444p10le", {}),
-    ("libvpx", "yuva420p", {"auto-alt-ref": "0"}),
-    ("libvpx-vp9", "yuva420p", {"cpu-used": "8"}),
-    ("qtrle", "argb", {}),
-    ("png", "rgba", {}),
-]
+EVEN, ODD = (96, 160), (95, 159)
 
 
-@pytest.mark.parametrize("size", [(96, 160), (95, 159)], ids=["even", "odd"])
-@pytest.mark.parametrize(("codec", "pix_fmt", "options"), COLOURS)
-def test_pixels_are_those_of_opencv(tmp_path, codec, pix_fmt, options, size):
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "size", "options"),
+    [
+        *(("libx264", pix_fmt, EVEN, {}) for pix_fmt in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "yuv420p10le")),
+        ("libx264", "yuv420p", EVEN, {"color_range": "pc"}),
+        *(
+            ("libx264", "yuv420p", EVEN, {"colorspace": matrix, "color_range": span})
+            for matrix in ("bt709", "bt470bg", "smpte170m", "smpte240m", "fcc", "bt2020nc")
+            for span in ("tv", "pc")
+        ),
+        ("libx264", "yuv420p10le", EVEN, {"colorspace": "bt2020nc"}),
+        ("libx264", "yuv444p", ODD, {}),
+        ("libx264rgb", "rgb24", ODD, {}),
+        ("mjpeg", "yuvj422p", ODD, {}),
+        *(("ffv1", pix_fmt, ODD, {}) for pix_fmt in ("yuv420p", "yuv420p12le", "gray", "gray10le")),
+        ("prores_ks", "yuv422p10le", EVEN, {}),
+        ("prores_ks", "yuva444p10le", EVEN, {}),
+        ("libvpx", "yuva420p", ODD, {"auto-alt-ref": "0"}),
+        ("libvpx-vp9", "yuva420p", ODD, {"cpu-used": "8"}),
+        ("qtrle", "argb", EVEN, {}),
+        ("png", "rgba", ODD, {}),
+    ],
+)
+def test_pixels_are_those_of_opencv(tmp_path, codec, pix_fmt, size, options):
     """At most 1 of 255 in the mean; the two may be built on different FFmpeg."""
-    if codec.startswith("libx264") and "420" in pix_fmt and size[0] % 2:
-        pytest.skip("H.264 has no odd sizes of 4:2:0")
     pictures = numbered(3, *size)
-    if "a" in pix_fmt.removeprefix("gray"):
+    if pix_fmt in ("yuva420p", "yuva444p10le", "argb", "rgba"):
         alpha = np.linspace(0, 255, size[1]).astype(np.uint8)[None, :, None].repeat(size[0], 0)
         pictures = [np.concatenate([picture, alpha], axis=2) for picture in pictures]
-    kind = {"prores_ks": "mov", "qtrle": "mov"}.get(codec, "mkv")
+    kind = "mov" if codec in ("prores_ks", "qtrle", "png") else "mkv"
     path = encode(tmp_path / f"a.{kind}", pictures, codec, pix_fmt, **options)
     found = read(path)
     assert all(picture.shape == (*size, 3) and picture.flags.c_contiguous for picture in found)
-    assert difference(found, read_by_opencv(path)) <= 1
+    apart = difference(found, read_by_opencv(path))
+    print(f"{apart:.3f}")
+    assert apart <= 1
 
 
 @pytest.mark.parametrize("kind", ["gif", "apng"])
@@ -380,12 +378,17 @@ def test_reading_costs_little_more_than_by_opencv():
     counted = time.perf_counter() - start
     assert sum(1 for _ in video.frames()) == 472
     whole = time.perf_counter() - start
+    positions = frame_positions("paper", 472)
     start = time.perf_counter()
-    assert len(list(video.frames(frame_positions("paper", 472)))) == 16
+    assert len(list(video.frames(positions))) == 16
     sixteen = time.perf_counter() - start
+    start = time.perf_counter()
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    assert all(capture.set(cv2.CAP_PROP_POS_FRAMES, position) and capture.read()[0] for position in positions)
+    jumps = time.perf_counter() - start
     print(
         f"472 frames of 640x360: OpenCV {opencv:.2f} s; here {whole:.2f} s, of which {counted:.2f} s for their number; "
-        f"the paper's 16 frames {sixteen:.2f} s"
+        f"the paper's 16 frames: OpenCV {jumps:.2f} s, here {sixteen:.2f} s"
     )
     assert whole < 20 * opencv
 
