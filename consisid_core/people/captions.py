@@ -30,12 +30,14 @@ def caption(words: Words, background: Background, action: str | None, rng: np.ra
     rng.shuffle(attributes)
     person = f"{_article(words.who)} {', '.join(attributes)}"
     camera = action is not None and action.startswith("camera")
-    does = f" {ACTIONS[action]}" if action and not camera else " looks into the camera" if camera else ""
-    place = _place(background)
+    does = ""
+    if action is not None:
+        does = ", looks into the camera" if camera else f", {ACTIONS[action]}"
+    place = f"in front of {_place(background)}"
     if rng.random() < 0.3:
-        text = f"in front of {place}, {person}{does}"
+        text = f"{place}, {person}{does}"
     else:
-        text = f"{person}{does} in front of {place}" if does else f"{person}, in front of {place}"
+        text = f"{person}{does} {place}" if does else f"{person}, {place}"
     return f"{text}, {ACTIONS[action]}" if camera else text
 
 

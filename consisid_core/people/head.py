@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConsisIDError
-from . import geometry, glasses, head_data
+from . import geometry, glasses, hair, head_data
 from .head_data import BONES, LEFT_EYE, LONG_HAIR, RIGHT_EYE, SKIN
 
 HAIR, GLASSES = 7, 8
@@ -28,7 +28,6 @@ _SHARES = {"neck01": 0.15, "neck02": 0.15, "neck03": 0.2, "head": 0.5}
 _ARM_DEGREES = 42  # The template stretches its arms out; here they hang.
 _SHIRT_THICKNESS = 0.004
 _HEIGHT_OF_SHIRT = 0.60
-_FULL_HAIR = 0.022  # metres above the hairline where hair has its full height
 
 
 class Mesh(NamedTuple):
@@ -66,18 +65,18 @@ class Head:
         self._shirt = np.flatnonzero(self.is_skin & (self.template[:, 2] < _HEIGHT_OF_SHIRT))
         self._own_triangles = np.ascontiguousarray(triangles)
         # Strips of long hair that would hang over the face.
-        in_face = (parts == LONG_HAIR) & (self.template[triangles][:, :, 1] < -0.075).any(1)
+        in_face = (parts == LONG_HAIR) & (self.template[triangles][:, :, 1] < -0.095).any(1)
         triangles, parts = triangles[~in_face], parts[~in_face]
-        cap, self._hair_root, self._hair_share = _hair_cap(self.template, triangles[parts == SKIN], zones[:, EARS])
-        counts = np.cumsum([len(self.template), len(self._hair_root), len(glasses.SPOTS)])
+        cap, self.hair_roots = hair.cap(self.template, triangles[parts == SKIN], zones[:, EARS])
+        counts = np.cumsum([len(self.template), len(self.hair_roots), len(glasses.SPOTS)])
         self.triangles = np.concatenate([triangles, cap + counts[0], glasses.TRIANGLES + counts[1]]).astype(np.int32)
         self.parts = np.concatenate([parts, np.full(len(cap), HAIR), np.full(len(glasses.TRIANGLES), GLASSES)])
         self.parts = self.parts.astype(np.int8)
         """What each triangle belongs to."""
         no_glasses = np.zeros((len(glasses.SPOTS), 3), np.float32)
-        self.places = np.concatenate([self.template, self.template[self._hair_root], no_glasses])
+        self.places = np.concatenate([self.template, self.template[self.hair_roots], no_glasses])
         """[N, 3] where each vertex lies on the template, for painting."""
-        self.zones = np.concatenate([zones, zones[self._hair_root], np.zeros((len(glasses.SPOTS), 4), np.float32)])
+        self.zones = np.concatenate([zones, zones[self.hair_roots], np.zeros((len(glasses.SPOTS), 4), np.float32)])
         """[N, 4] 0..1: lips, eyelids, ears, inside of the mouth."""
         self.landmarks = _landmarks(self.template, arrays["triangles"], arrays["parts"], zones[:, LIPS])
         """Vertices of the five facial landmarks in insightface's order, left and right as on the picture."""
@@ -134,7 +133,7 @@ class Head:
         angles: tuple[float, float, float] = (0, 0, 0),
         actions: Mapping[str, float] | None = None,
         gaze: tuple[float, float] = (0, 0),
-        hair: float = 0,
+        hair: np.ndarray | None = None,
         spectacles: np.ndarray | None = None,
     ) -> Mesh:
         """The head in one moment.
@@ -144,7 +143,7 @@ class Head:
             angles: degrees of yaw, pitch and roll as in `geometry.rotation`, for the whole of head and neck.
             actions: facial action -> 0..1. A name without side, as "eyeBlink", moves both.
             gaze: degrees of yaw and pitch of the eyes, from straight on.
-            hair: height of the hair in metres.
+            hair: [len(hair_roots)] float32 height of the hair in metres, from `hair.heights`; none without it.
             spectacles: vertices from `fit_glasses`.
         """
         vertices = rest.vertices.copy()
@@ -155,8 +154,10 @@ class Head:
         vertices = geometry.skin(vertices, self._bone_weights, transforms)
         normals = geometry.normals(vertices, self._own_triangles)
         vertices[self._shirt] += _SHIRT_THICKNESS * normals[self._shirt]
-        roots = normals[self._hair_root]
-        hairs = vertices[self._hair_root] + (np.float32(hair) * self._hair_share)[:, None] * roots
+        roots = normals[self.hair_roots]
+        hairs = vertices[self.hair_roots]
+        if hair is not None:
+            hairs += hair[:, None] * roots
         worn = np.zeros((len(glasses.SPOTS), 3), np.float32)
         if spectacles is not None:
             worn = geometry.skin(spectacles, np.ones((len(worn), 1), np.float32), transforms[[BONES.index("head")]])
@@ -200,28 +201,16 @@ def _transforms(bones, angles, gaze):
     return np.stack([*moved.values(), np.eye(4)]).astype(np.float32)
 
 
-def _hair_cap(template, skin_triangles, ears):
-    """Triangles of the scalp, the vertices they are copied from, and each one's share of the hair's height."""
-    x, y, z = template.T.astype(np.float64)
-    angle = np.degrees(np.arctan2(abs(x), -(y + 0.045)))
-    # The highest hairline at rest, as `surface.above_hairline` has it without a person's own changes.
-    line = np.interp(angle, [0, 30, 52, 72, 92, 130, 180], [0.797, 0.793, 0.793, 0.752, 0.735, 0.672, 0.660])
-    t = np.clip((z - line + 0.002) / (_FULL_HAIR + 0.002), 0, 1)
-    share = (t * t * (3 - 2 * t) * (1 - np.clip(1.5 * ears, 0, 1))).astype(np.float32)
-    cap = skin_triangles[(share[skin_triangles] > 0.02).any(1)]
-    roots = np.unique(cap)
-    return np.searchsorted(roots, cap), roots, share[roots]
-
-
 def _landmarks(template, triangles, parts, lips):
-    """Pupils, tip of the nose and corners of the mouth, from the picture's left to its right."""
+    """Pupils, nose and corners of the mouth, from the picture's left to its right."""
 
     def foremost(vertices):
         return vertices[template[vertices, 1].argmin()]
 
     # The person's right is the picture's left.
     eyes = [foremost(np.unique(triangles[parts == part])) for part in (RIGHT_EYE, LEFT_EYE)]
-    middle = np.flatnonzero((abs(template[:, 0]) < 0.004) & (abs(template[:, 2] - 0.69) < 0.02))
+    # Detectors put the nose a little above its very tip.
+    nose = np.flatnonzero((abs(template[:, 0]) < 0.004) & (abs(template[:, 2] - 0.700) < 0.002))
     mouth = np.flatnonzero(lips > 0.5)
     corners = [mouth[template[mouth, 0].argmin()], mouth[template[mouth, 0].argmax()]]
-    return np.array([*eyes, foremost(middle), *corners])
+    return np.array([*eyes, foremost(nose), *corners])

@@ -1,4 +1,4 @@
-"""Label maps, numbered as those of BiSeNet's 19 classes (facexlib), so that the pack's list of what is whitened fits."""
+"""Label maps, numbered as BiSeNet's 19 classes are (facexlib), so that the pack's list of what is whitened fits."""
 
 from __future__ import annotations
 

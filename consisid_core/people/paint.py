@@ -82,7 +82,8 @@ def skin(x, y, z, lips, eyelids, ears, mouth, look):
     colour = mix(colour, (0.30, 0.08, 0.08), mouth)
     colour = mix(colour, look.brow, _brow(x, y, z, fine, look))
     if z > 0.62:
-        covered = smooth_step(-0.003, 0.010, surface.above_hairline(x, y, z, look) + 0.006 * coarse)
+        rough = 0.006 * coarse + 0.012 * noise(60 * math.atan2(x, -(y + 0.045)), 25 * z, 1.5)
+        covered = smooth_step(-0.003, 0.010, surface.above_hairline(x, y, z, look) + rough)
         covered *= (1 - min(2 * ears, 1.0)) * look.hair_cover
         colour, shine = mix(colour, look.hair, covered), shine * (1 - 0.5 * covered)
     return colour, shine, SOFT
@@ -98,7 +99,7 @@ def _face_details(colour, x, y, z, eyelids, look):
         colour = scaled(colour, 1 - ring, 1 - ring, 1 - 0.8 * ring)
         shadow = _bump(from_eye, 0.014) * _bump(z - 0.741, 0.007) * look.eyeshadow_strength
         colour = mix(colour, look.eyeshadow, shadow)
-    line = eyelids * (0.25 + 0.5 * look.eyeliner)
+    line = eyelids * (0.2 + 0.3 * look.eyeliner)
     colour = scaled(colour, 1 - line, 1 - line, 1 - line)
     if look.freckles > 0 and y < -0.08 and 0.63 < z < 0.80:
         spot = smooth_step(0.20, 0.30, noise(420 * x + look.spots, 420 * y, 420 * z)) * look.freckles

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import raster
-from .head import GLASSES, HAIR, PARTS, Head, Rest
+from . import hair, raster
+from .head import EARS, GLASSES, HAIR, PARTS, Head, Rest
 from .head_data import ANCESTRIES, LASHES, LONG_HAIR
 from .surface import PANELLED, PLAIN_SHIRT, RINGED, STRIPED, Colour, Look
 
@@ -45,7 +45,7 @@ HAIR_STYLES = {"man": (0.13, 0.20, 0.45, 0.14, 0.08), "woman": (0.01, 0.04, 0.35
 YOUNGEST, OLDEST = 25, 80
 """Years."""
 
-_LIPSTICKS = ((0.75, 0.12, 0.18), (0.70, 0.28, 0.35), (0.55, 0.10, 0.25), (0.85, 0.40, 0.40))
+_LIPSTICKS = ((0.62, 0.14, 0.17), (0.62, 0.30, 0.32), (0.48, 0.14, 0.22), (0.70, 0.38, 0.36))
 _EYESHADOWS = ((0.35, 0.25, 0.50), (0.20, 0.35, 0.50), (0.45, 0.25, 0.15), (0.50, 0.20, 0.30))
 _SHAPE_SPREADS = {
     "head": 0.27, "forehead": 0.30, "eyebrows": 0.36, "l-eye": 0.28, "nose": 0.36, "mouth": 0.28, "l-ear": 0.30,
@@ -87,8 +87,8 @@ class Person:
     words: Words
     look: Look
     rest: Rest
-    hair_height: float
-    """Metres."""
+    hair: np.ndarray
+    """Heights of the hair, for `Head.pose`."""
     spectacles: np.ndarray | None
     hidden: np.ndarray
     """[PARTS] bool: what this person does not wear."""
@@ -106,7 +106,8 @@ def sample_person(head: Head, rng: np.random.Generator) -> Person:
     Ancestry is a random mixture of all three, none preferred, and skin tone is drawn apart from it.
     """
     woman = bool(rng.random() < 0.5)
-    femininity = float(np.clip(abs((0 if woman else 1) - rng.beta(6, 1)), 0, 1))
+    away = float(rng.beta(1, 6))  # from the most masculine or feminine head
+    femininity = 1 - away if woman else away
     old = float(rng.beta(0.9, 1.3)) * (OLDEST - YOUNGEST) / (90 - YOUNGEST)
     years = YOUNGEST + old * (90 - YOUNGEST)
     ancestry = tuple(float(share) for share in rng.dirichlet([0.35] * len(ANCESTRIES)))
@@ -116,17 +117,17 @@ def sample_person(head: Head, rng: np.random.Generator) -> Person:
     wears_glasses = bool(rng.random() < 0.2)
     skin_word, skin = _skin(rng)
     shares = np.array(_OLD_HAIR_SHARES if years > 62 else _HAIR_SHARES)
-    hair_word, hair = _near(rng, HAIR_COLOURS, 0.08, shares / shares.sum())
+    hair_word, hair_colour = _near(rng, HAIR_COLOURS, 0.08, shares / shares.sum())
     eye_word, iris = _near(rng, EYE_COLOURS, 0.05)
     shirt_words = [str(word) for word in rng.choice(list(COLOURS), 2, replace=False)]
     pattern = int(rng.choice([PLAIN_SHIRT, RINGED, STRIPED, PANELLED], p=[0.7, 0.12, 0.08, 0.1]))
-    look = _look(rng, woman, years, style, beard, skin, hair, iris, shirt_words, pattern)
+    look = _look(rng, woman, years, style, beard, skin, hair_colour, iris, shirt_words, pattern)
     heights = {BALD: 0, BUZZ_CUT: 0.003, SHORT: rng.uniform(0.008, 0.022), CURLY: rng.uniform(0.02, 0.05), LONG: 0.010}
     spectacles = None
     if wears_glasses:
         spectacles = head.fit_glasses(rest, rng.uniform(0.020, 0.025), float(rng.choice([2.0, 4.0])))
     hidden = np.zeros(PARTS, bool)
-    hidden[[LONG_HAIR, HAIR, LASHES, GLASSES]] = (style != LONG, style == BALD, look.eyeliner < 0.6, not wears_glasses)
+    hidden[[LONG_HAIR, HAIR, LASHES, GLASSES]] = (style != LONG, style == BALD, look.eyeliner < 0.75, not wears_glasses)
     words = Words(
         who=f"{'young' if years < 40 else 'middle-aged' if years < 62 else 'old'} {'woman' if woman else 'man'}",
         skin=skin_word,
@@ -138,10 +139,12 @@ def sample_person(head: Head, rng: np.random.Generator) -> Person:
         beard=beard,
         glasses=wears_glasses,
     )
-    height = float(heights[style])
-    calm = head.pose(rest, hair=height, spectacles=spectacles)
+    roots = head.template[head.hair_roots]
+    sides = float(rng.uniform(0.3, 1)) if style == SHORT else 1.0
+    grown = hair.heights(roots, head.zones[head.hair_roots, EARS], look, float(heights[style]), sides)
+    calm = head.pose(rest, hair=grown, spectacles=spectacles)
     sky = raster.open_sky(calm, head.triangles, head.parts, hidden | np.isin(np.arange(PARTS), [LASHES, GLASSES]))
-    return Person(words, look, rest, height, spectacles, hidden, sky, ancestry, years, woman)
+    return Person(words, look, rest, grown, spectacles, hidden, sky, ancestry, years, woman)
 
 
 def _changes(head, rng):
@@ -164,9 +167,9 @@ def _colour(values) -> Colour:
 
 
 def _near(rng, colours, spread, shares=None):
-    """A word, and a colour near the word's."""
+    """A word, and a colour near the word's: lighter or darker, and a little of another hue."""
     word = str(rng.choice(list(colours), p=shares))
-    return word, _colour(np.array(colours[word]) * (1 + rng.normal(0, spread, 3)))
+    return word, _colour(np.array(colours[word]) * (1 + rng.normal(0, spread) + rng.normal(0, 0.02, 3)))
 
 
 def _skin(rng):
@@ -174,11 +177,11 @@ def _skin(rng):
     tone = rng.uniform(0, len(tones) - 1)
     below = min(int(tone), len(tones) - 2)
     colour = tones[below] + (tones[below + 1] - tones[below]) * (tone - below)
-    return list(SKIN_TONES)[round(tone)], _colour(np.maximum(colour * (1 + rng.normal(0, 0.03, 3)), 0.08))
+    return list(SKIN_TONES)[round(tone)], _colour(np.maximum(colour * (1 + rng.normal(0, 0.02, 3)), 0.08))
 
 
-def _look(rng, woman, years, style, beard, skin, hair, iris, shirt_words, pattern):
-    skin_, hair_ = np.array(skin), np.array(hair)
+def _look(rng, woman, years, style, beard, skin, hair_colour, iris, shirt_words, pattern):
+    skin_, hair_ = np.array(skin), np.array(hair_colour)
     lipstick = woman and rng.random() < 0.45
     lips = _LIPSTICKS[rng.integers(len(_LIPSTICKS))] if lipstick else skin_ * (0.88, 0.60, 0.60)
     brow = np.minimum(hair_ * 0.8, skin_ * 0.75)
@@ -188,14 +191,14 @@ def _look(rng, woman, years, style, beard, skin, hair, iris, shirt_words, patter
         skin=skin,
         lips=_colour(lips),
         iris=iris,
-        hair=hair,
+        hair=hair_colour,
         brow=_colour(brow),
         shirt=_colour(np.array(COLOURS[shirt_words[0]]) * rng.uniform(0.85, 1.1)),
         shirt_second=COLOURS[shirt_words[1]],
         eyeshadow=_EYESHADOWS[rng.integers(len(_EYESHADOWS))],
         glasses=_colour((frame, 0.8 * frame, 0.7 * frame)),
         blush=float(rng.uniform(0.1, 0.6)),
-        freckles=float(rng.uniform(0.3, 1)) if rng.random() < 0.15 else 0.0,
+        freckles=float(rng.uniform(0.2, 0.7)) if rng.random() < 0.12 else 0.0,
         spots=float(rng.integers(1, 10000)),
         wrinkles=float(max(0, (years - 45) / 35) * rng.uniform(0.5, 1)),
         beard={None: 0.0, "stubble": float(rng.uniform(0.25, 0.45)), "beard": float(rng.uniform(0.8, 1))}[beard],
@@ -211,6 +214,8 @@ def _look(rng, woman, years, style, beard, skin, hair, iris, shirt_words, patter
         hair_curls=1.0 if style == CURLY else float(rng.uniform(0, 0.45)),
         hairline=float(rng.uniform(-0.006, 0.010) + receding),
         hairline_temples=float(rng.uniform(-0.002, 0.012)),
+        hairline_peak=float(rng.uniform(0, 0.008)) if rng.random() < 0.4 else 0.0,
+        hairline_slant=float(rng.uniform(-0.25, 0.25)) if rng.random() < 0.5 else 0.0,
         hairline_nape=float(rng.uniform(0, 0.02)),
         sideburns=float(rng.uniform(0, 0.02)),
         shirt_pattern=pattern,

@@ -58,7 +58,7 @@ class Renderer:
         if background is None:
             background = scene.background.draw(self.height, self.width)
         mesh = head.pose(
-            person.rest, moment.angles, moment.face, moment.gaze, person.hair_height, person.spectacles
+            person.rest, moment.angles, moment.face, moment.gaze, person.hair, person.spectacles
         )  # fmt: skip
         eye, target = scene.camera(person.rest.bones[BONES.index("head"), 2] + 0.005, moment.approach)
         points = self._project(mesh.vertices, eye, target, scene.field_of_view)

@@ -73,7 +73,7 @@ class Scene:
 def sample_scene(rng: np.random.Generator) -> Scene:
     """Draws light, background and camera."""
     side, up = math.radians(rng.uniform(-60, 60)), math.radians(rng.uniform(10, 55))
-    warmth, key, ambient = rng.uniform(-0.08, 0.08), rng.uniform(0.65, 0.95), rng.uniform(0.32, 0.48)
+    warmth, key, ambient = rng.uniform(-0.06, 0.06), rng.uniform(0.55, 0.85), rng.uniform(0.46, 0.62)
     light = Light(
         direction=_unit(math.sin(side), -math.cos(side), math.tan(up)),
         key=(key * (1 + warmth), key, key * (1 - warmth)),

@@ -45,6 +45,10 @@ class Look(NamedTuple):
     """Height of the line over the forehead, from the usual one."""
     hairline_temples: float
     """How far it recedes beside the forehead."""
+    hairline_peak: float
+    """How far it comes down in the middle of the forehead."""
+    hairline_slant: float
+    """How much higher it is on the person's left than in the middle, per metre: parted hair."""
     hairline_nape: float
     """How far down the neck hair grows."""
     sideburns: float
@@ -86,6 +90,8 @@ def above_hairline(x, y, z, look):
         line = 0.735 + (behind - 0.735) * (angle - 92) / 38
     else:
         line = behind - 0.012 * (angle - 130) / 50
+    if angle < 60:
+        line += look.hairline_slant * x - look.hairline_peak * math.exp(-((x / 0.012) ** 2))
     return z - line
 
 
