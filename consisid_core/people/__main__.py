@@ -40,6 +40,7 @@ def _parser():
 
 def _run(options):
     try:
+        from .data_card import ancestry_counts
         from .dataset import Settings, write_dataset
     except ModuleNotFoundError as error:
         if error.name not in ("numba", "av"):
@@ -47,9 +48,10 @@ def _run(options):
         raise ConsisIDError(f"The people are drawn with {error.name}: pip install {error.name}") from None
     width, height = options.size
     settings = Settings(options.clips, width, height, options.frames, options.seed)
-    write_dataset(options.out, options.people, settings, options.workers)
+    persons = write_dataset(options.out, options.people, settings, options.workers)
     print(f"{options.people} people in {options.people * options.clips} clips: {options.out / 'manifest.jsonl'}")
-    print((options.out / "data_card.md").read_text(encoding="utf-8").split("\n\n", 4)[4].split("\n\n")[0])
+    counts = ", ".join(f"{name} {most} ({share:.2f})" for name, (most, share) in ancestry_counts(persons).items())
+    print(f"Ancestry, as people with most of it (mean share): {counts}. More in {options.out / 'data_card.md'}")
 
 
 def main(arguments: list[str]) -> int:

@@ -80,7 +80,7 @@ def clip_generator(seed: int, person: int, clip: int) -> np.random.Generator:
 
 def write_dataset(
     out: Path | str, people: int, settings: Settings, workers: int = 1, head_data: Path | None = None
-) -> None:
+) -> list[dict]:
     """Makes the people that are missing in the folder, then its manifest, facts and data card.
 
     Args:
@@ -89,6 +89,9 @@ def write_dataset(
         settings: everything else.
         workers: processes at work.
         head_data: as in `Head.load`.
+
+    Returns:
+        The contents of person.json of each.
 
     Raises:
         ConsisIDError: the folder holds a set of other settings, or something else.
@@ -107,7 +110,7 @@ def write_dataset(
             advance(_Maker(out, settings, head).make(missing.pop(0)))
         for done in _make_all(out, settings, head, head_data, missing, workers):
             advance(done)
-    _summarise(out, people, settings)
+    return _summarise(out, people, settings)
 
 
 class _Maker:
@@ -224,28 +227,17 @@ def _summarise(out, people, settings):
         persons.append(json.loads((folder / "person.json").read_text(encoding="utf-8")))
         clips = (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()
         for index, clip in enumerate(map(json.loads, clips)):
-            video, stem = f"{name}/{index:03d}.mp4", f"{name}/{index:03d}"
-            manifest.append(
-                {
-                    "video": video,
-                    "caption": clip["caption"],
-                    "person": folder.name,
-                    "mask": f"{stem}.mask.mkv",
-                    "fps": FPS,
-                }
-            )
+            stem = f"{name}/{index:03d}"
+            shared = {"video": f"{stem}.mp4", "person": folder.name}
+            # The trainer's manifest knows no other keys.
+            manifest.append({**shared, "caption": clip["caption"], "mask": f"{stem}.mask.mkv", "fps": FPS})
             facts.append(
-                {
-                    "video": video,
-                    "person": folder.name,
-                    "labels": f"{stem}.labels.mkv",
-                    **clip["facts"],
-                    "landmarks": clip["landmarks"],
-                }
-            )
+                {**shared, "labels": f"{stem}.labels.mkv", **clip["facts"], "landmarks": clip["landmarks"]}
+            )  # fmt: skip
     _write_text(out / "facts.jsonl", "".join(json.dumps(line) + "\n" for line in facts))
     _write_text(out / "data_card.md", data_card.text(persons, facts, asdict(settings)))
     _write_text(out / "manifest.jsonl", "".join(json.dumps(line) + "\n" for line in manifest))
+    return persons
 
 
 def _write_text(file, text):

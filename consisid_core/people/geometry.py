@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from .compiled import compiled
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -30,7 +31,7 @@ def view_axes(eye: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.stack([right, np.cross(right, forward), forward])
 
 
-@njit(cache=True)
+@compiled
 def to_view(points, axes, eye):
     """[N, 3] float32 points along the axes of `view_axes`, counted from `eye`."""
     seen = np.empty_like(points)
@@ -41,7 +42,7 @@ def to_view(points, axes, eye):
     return seen
 
 
-@njit(cache=True)
+@compiled
 def skin(vertices, weights, transforms):
     """[N, 3] vertices moved by the bones' [B, 4, 4] transforms, mixed by weights [N, B]."""
     moved = np.empty_like(vertices)
@@ -59,7 +60,7 @@ def skin(vertices, weights, transforms):
     return moved
 
 
-@njit(cache=True)
+@compiled
 def add_offsets(vertices, indices, offsets, amount):
     """Moves some of the vertices in place."""
     for i in range(len(indices)):
@@ -67,7 +68,7 @@ def add_offsets(vertices, indices, offsets, amount):
             vertices[indices[i], axis] += amount * offsets[i, axis]
 
 
-@njit(cache=True)
+@compiled
 def normals(vertices, triangles):
     """[N, 3] unit normals of vertices: the mean of their triangles' weighted by area."""
     total = np.zeros_like(vertices)

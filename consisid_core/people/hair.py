@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from . import surface
+from .compiled import compiled
 
 _FULL = 0.022  # metres above the hairline where hair has its full height
 _HIDDEN = -0.002  # where none grows, the cap lies under the skin
@@ -32,14 +32,14 @@ def cap(template: np.ndarray, skin_triangles: np.ndarray, ears: np.ndarray) -> t
     return np.searchsorted(roots, triangles), roots
 
 
-@njit(cache=True)
+@compiled
 def heights(places, ears, look, height, sides):
     """[R] float32 height of the cap over each root, in metres.
 
     Args:
         places: [R, 3] roots on the template.
         ears: [R] 0..1.
-        look: Look of the person, for the hairline.
+        look: of the person.
         height: of the hair on top, in metres.
         sides: height of the hair beside and behind, as a share of `height`.
     """

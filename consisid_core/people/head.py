@@ -57,7 +57,8 @@ class Head:
         self._local = _Shapes(arrays, "local")
         self._local_bones = arrays["local_bones"]
         self._actions = _Shapes(arrays, "action")
-        self._bone_weights = np.ascontiguousarray(arrays["bone_weights"], np.float32)
+        weights = arrays["bone_weights"].astype(np.float32)
+        self._bone_weights = weights / weights.sum(1, keepdims=True)  # Half precision left a thousandth too much.
         triangles, parts = arrays["triangles"], arrays["parts"]
         zones = arrays["zones"].astype(np.float32) / 255
         self.is_skin = np.zeros(len(self.template), bool)

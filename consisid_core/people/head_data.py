@@ -56,7 +56,7 @@ def default_path() -> Path:
 
 
 def build(path: Path | str) -> None:
-    """Writes the head data, about 5 MB, in about a quarter of a minute. The file appears only when it is complete.
+    """Writes the head data, about 1 MB, in a few seconds. The file appears only when it is complete.
 
     Args:
         path: the .npz file; its folder is made where needed.
@@ -174,10 +174,10 @@ def _to_metres(points):
 def _read_target(file, count):
     """[count, 3] offsets in metres of a shape: lines of a vertex and three numbers."""
     text = gzip.decompress(file.read_bytes()).decode() if file.suffix == ".gz" else file.read_text(encoding="utf-8")
-    rows = [line.split() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    rows = np.array(" ".join(lines).split(), np.float64).reshape(-1, 4)
     offsets = np.zeros((count, 3))
-    for vertex, *offset in rows:
-        offsets[int(vertex)] = [float(value) for value in offset]
+    offsets[rows[:, 0].astype(int)] = rows[:, 1:]
     return _to_metres(offsets)
 
 

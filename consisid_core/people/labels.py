@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from . import surface
+from .compiled import compiled
 from .head import EARS, GLASSES, LIPS, MOUTH
 from .head_data import LASHES, LEFT_EYE, RIGHT_EYE, TEETH, TONGUE
 from .head_data import SKIN as SKIN_PART
@@ -18,7 +18,7 @@ FACE = (SKIN, BROW, EYE, SPECTACLES, INNER_MOUTH, LIP)
 """Labels of the face, without hair, ears and neck."""
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _on_skin(x, y, z, lips, ears, mouth, look):
     """Label of a point of the body's surface."""
     if z < surface.collar(x, y, look):
@@ -41,7 +41,7 @@ def _on_skin(x, y, z, lips, ears, mouth, look):
     return SKIN
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _fill(triangle, second, third, triangles, parts, places, zones, look, supersampling, labels):
     for row in range(labels.shape[0]):
         for column in range(labels.shape[1]):
@@ -75,7 +75,14 @@ def _fill(triangle, second, third, triangles, parts, places, zones, look, supers
 
 
 def label_map(buffers, head, look: surface.Look, supersampling: int) -> np.ndarray:
-    """uint8 [H, W] labels of what the buffers show: one sample in the middle of each pixel."""
+    """uint8 [H, W] labels of what the buffers show: one sample in the middle of each pixel.
+
+    Args:
+        buffers: raster.Buffers that were drawn.
+        head: Head.
+        look: of the person.
+        supersampling: samples of a pixel on a side.
+    """
     height, width = buffers.triangle.shape
     labels = np.empty((height // supersampling, width // supersampling), np.uint8)
     _fill(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from . import surface
+from .compiled import compiled
 from .surface import smooth_step
 
 EYE_CENTRE = (0.0309, -0.1245, 0.7284)
@@ -16,7 +15,7 @@ SOFT = 0.25
 """How far light creeps round an edge under the skin."""
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _hash(i, j, k):
     """0..1, the same for the same whole numbers."""
     h = (i * 374761393 + j * 668265263 + k * 2147483647) & 0xFFFFFFFF
@@ -24,7 +23,7 @@ def _hash(i, j, k):
     return ((h ^ (h >> 16)) & 0xFFFF) / 65535.0
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def noise(x, y, z):
     """Smooth noise in space, -0.5..0.5, with features about 1 wide."""
     i, j, k = int(math.floor(x)), int(math.floor(y)), int(math.floor(z))
@@ -39,12 +38,12 @@ def noise(x, y, z):
     return total - 0.5
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _bump(x, width):
     return math.exp(-x * x / (2 * width * width))
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def mix(colour, other, amount):
     """The colour where `amount` is 0, the other where it is 1."""
     return (
@@ -54,13 +53,13 @@ def mix(colour, other, amount):
     )
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def scaled(colour, red, green, blue):
     """The colour times a factor for each channel."""
     return colour[0] * red, colour[1] * green, colour[2] * blue
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def skin(x, y, z, lips, eyelids, ears, mouth, look):
     """Colour, shine and soft-light share of the body's surface: skin and what lies on it, lips, scalp and shirt."""
     across = abs(x)
@@ -89,7 +88,7 @@ def skin(x, y, z, lips, eyelids, ears, mouth, look):
     return colour, shine, SOFT
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _face_details(colour, x, y, z, eyelids, look):
     """Rings under the eyes, make-up, freckles, moles and wrinkles."""
     across = abs(x)
@@ -122,7 +121,7 @@ def _face_details(colour, x, y, z, eyelids, look):
     return colour
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _beard(colour, x, y, z, lips, ears, fine, look):
     if look.beard <= 0 or z < 0.585:
         return colour
@@ -134,7 +133,7 @@ def _beard(colour, x, y, z, lips, ears, fine, look):
     return mix(colour, look.hair, min(max(amount, 0.0), 0.95))
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _brow(x, y, z, fine, look):
     """0..1: how much of the skin the brow hides."""
     along = surface.along_brow(x, look)
@@ -146,7 +145,7 @@ def _brow(x, y, z, fine, look):
     return min(1.15 * amount * (0.95 + 0.5 * fine), 1.0) * look.brow_strength
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def shirt(x, y, z, look):
     """Colour of the shirt, darker along the collar."""
     colour = look.shirt
@@ -163,7 +162,7 @@ def shirt(x, y, z, look):
     return scaled(colour, tone, tone, tone)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def eye(x, y, z, look):
     """Colour of an eyeball: white, iris, pupil, and the shade of the upper lid."""
     ex, ey, ez = abs(x) - EYE_CENTRE[0], y - EYE_CENTRE[1], z - EYE_CENTRE[2]
@@ -179,7 +178,7 @@ def eye(x, y, z, look):
     return scaled(colour, lid, lid, lid)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def strand(x, y, z, look):
     """-0.5..0.5: lightness of the hair at a point, along strands or in curls."""
     if look.hair_curls > 0.5:

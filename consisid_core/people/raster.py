@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from . import geometry
+from .compiled import compiled
 from .head_data import LASHES, LONG_HAIR
 
 NOTHING = -1
@@ -39,7 +39,7 @@ class Buffers:
         _draw(points, triangles, parts, hidden, self.depth, self.triangle, self.second, self.third)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _draw(points, triangles, parts, hidden, depth, triangle, second, third):
     height, width = depth.shape
     for k in range(triangles.shape[0]):
@@ -94,7 +94,7 @@ def orthographic(vertices: np.ndarray, direction: np.ndarray, centre: np.ndarray
     return _apply(vertices, matrix), matrix
 
 
-@njit(cache=True)
+@compiled
 def _apply(vertices, matrix):
     moved = np.empty_like(vertices)
     for i in range(vertices.shape[0]):

@@ -28,7 +28,7 @@ class Background:
 
     def draw(self, height: int, width: int) -> np.ndarray:
         """[H, W, 3] float32 0..1, a little darker towards the edges."""
-        first, second = (0.85 * np.array(COLOURS[word], np.float32) + 0.06 for word in self.colours)
+        first, second = (0.92 * np.array(COLOURS[word], np.float32) + 0.04 for word in self.colours)
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         y, x = (y + 0.5) / height, (x + 0.5) / height
         if self.kind == PLAIN:
@@ -40,7 +40,7 @@ class Background:
         else:
             from_dot = np.hypot((4 * x) % 1 - 0.5, (4 * y) % 1 - 0.5)
             amount = 1 / (1 + np.exp(30 * (from_dot - 0.28)))
-        vignette = 1 - 0.35 * ((x - x.mean()) ** 2 + (y - 0.5) ** 2)
+        vignette = 1 - 0.2 * ((x - x.mean()) ** 2 + (y - 0.5) ** 2)
         wall = (first + (second - first) * amount[..., None]) * vignette[..., None]
         return wall.astype(np.float32)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import njit
-
 from . import paint
+from .compiled import compiled
 from .head import EARS, EYELIDS, GLASSES, LIPS, MOUTH
 from .head_data import LASHES, LEFT_EYE, LONG_HAIR, RIGHT_EYE, SKIN, TEETH, TONGUE
 from .surface import Colour
@@ -24,19 +23,19 @@ class Light(NamedTuple):
     fill: float
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def interpolate(values, column, a, b, c, wa, wb, wc):
     """A column of per-vertex values inside a triangle."""
     return wa * values[a, column] + wb * values[b, column] + wc * values[c, column]
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _unit(x, y, z):
     scale = 1.0 / math.sqrt(x * x + y * y + z * z + 1e-12)
     return x * scale, y * scale, z * scale
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _sunlit(x, y, z, to_map, shadow_map):
     """1 in the light, 0.25 in full shadow; soft edges by nine looks into the depth map of the key light."""
     column = to_map[0, 0] * x + to_map[0, 1] * y + to_map[0, 2] * z + to_map[0, 3]
@@ -51,7 +50,7 @@ def _sunlit(x, y, z, to_map, shadow_map):
     return 1 - 0.75 * hidden / 9.0
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _material(part, x, y, z, lips, eyelids, ears, mouth, sky, look):
     """Colour, shine, sharpness of the shine, how far light creeps round (skin), and open sky, of a point."""
     if part == SKIN:
@@ -60,7 +59,7 @@ def _material(part, x, y, z, lips, eyelids, ears, mouth, sky, look):
     if part == LEFT_EYE or part == RIGHT_EYE:
         return paint.eye(x, y, z, look), 0.5, 60.0, 0.1, sky
     if part == GLASSES:
-        return look.glasses, 0.4, 30.0, 0.0, 0.9
+        return paint.scaled(look.glasses, 1.0, 1.0, 1.0), 0.4, 30.0, 0.0, 0.9
     if part == LASHES:
         return (0.06, 0.05, 0.05), 0.0, 18.0, 0.0, sky
     if part == TEETH:
@@ -71,7 +70,7 @@ def _material(part, x, y, z, lips, eyelids, ears, mouth, sky, look):
     return paint.scaled(look.hair, tone, tone, tone), 0.16 * (1 - 0.7 * look.hair_curls), 10.0, 0.0, sky
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def shade(
     triangle, second, third, triangles, parts, vertices, normals, places, zones, sky, look, eye, light, to_map,
     shadow_map, background, supersampling, picture,
@@ -83,7 +82,7 @@ def shade(
         triangles, parts, places, zones: as in `Head`.
         vertices, normals: of the mesh.
         sky: [N] of `raster.open_sky`.
-        look: Look of the person.
+        look: of the person.
         eye: [3] where the camera is.
         light: Light.
         to_map, shadow_map: [3, 4] world -> pixels and depth of the key light's depth map [S, S].

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import njit
+from .compiled import compiled
 
 Colour = tuple[float, float, float]
 """Linear red, green, blue, 0..1."""
@@ -63,14 +63,14 @@ class Look(NamedTuple):
 PLAIN_SHIRT, RINGED, STRIPED, PANELLED = range(4)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def smooth_step(low, high, x):
     """0 below `low`, 1 above `high`, smooth between."""
     t = min(max((x - low) / (high - low), 0.0), 1.0)
     return t * t * (3 - 2 * t)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def above_hairline(x, y, z, look):
     """Metres above the line where hair begins; negative below it."""
     angle = math.degrees(math.atan2(abs(x), -(y + 0.045)))  # 0 in front, 180 behind
@@ -95,20 +95,20 @@ def above_hairline(x, y, z, look):
     return z - line
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def along_brow(x, look):
     """0 at the inner end of the nearer brow, 1 at the outer one."""
     return (abs(x) - 0.010) / (0.042 * look.brow_length)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def brow_middle(along, look):
     """Height of the brow's middle line."""
     arch = math.sin(min(max(along, 0.0), 1.0) * 2.6)
     return 0.748 + look.brow_height + look.brow_arch * arch - 0.003 * along
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def collar(x, y, look):
     """Height up to which the shirt reaches."""
     edge = look.neckline
