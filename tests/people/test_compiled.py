@@ -10,14 +10,14 @@ spec = importlib.util.spec_from_file_location({name!r}, {file!r}, submodule_sear
 sys.modules[{name!r}] = importlib.util.module_from_spec(spec)
 surface = importlib.import_module({name!r} + ".people.surface")
 surface.smooth_step(0.0, 1.0, 0.5)
-print(surface.smooth_step.stats.cache_hits)
+print(sum(surface.smooth_step.stats.cache_hits.values()))
 """
 
 
 def hits(name, folder):
     program = PROGRAM.format(name=name, file=str(folder / "__init__.py"), folder=str(folder))
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    return sum(eval(done.stdout.replace("Counter", "dict")).values())
+    return int(done.stdout)
 
 
 def test_each_name_has_its_own_files(tmp_path):
@@ -26,8 +26,8 @@ def test_each_name_has_its_own_files(tmp_path):
     (folder / "people").mkdir(parents=True)
     for name in ("__init__.py", "people/__init__.py", "people/compiled.py", "people/surface.py"):
         (folder / name).write_text((ROOT / "consisid_core" / name).read_text())
-    assert [hits(name, folder) for name in ("first", "second", "first", "second")] == [0, 0, 1, 1]
-    (folder / "people" / "another.py").write_text("")  # One file changed, and all is compiled anew.
+    assert [hits(name, folder) for name in ("first", "second", "first")] == [0, 0, 1]
+    (folder / "people" / "another.py").write_text("# Something else.\n")  # One file changed, and all is compiled anew.
     assert hits("first", folder) == 0
 
 
