@@ -41,6 +41,8 @@ COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"
 WEIGHT_DTYPES = ("default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 # ComfyUI's number for a text that a node shows, among the kinds of binary messages.
 PROGRESS_TEXT = 3
+# Nodes send texts only to clients that say they know ComfyUI's messages.
+FEATURE_FLAGS = {"supports_preview_metadata": True}
 # What the nodes show of their steps; the progress events say the same.
 STEPS_LINE = re.compile(r"Step \d+ of |\d+ steps in |Stopped after step ")
 
@@ -398,6 +400,7 @@ async def execute(server: Server, session: aiohttp.ClientSession, graph: dict) -
     """Queue the graph and print its progress until it has ended; return the prompt's id."""
     client = uuid.uuid4().hex
     async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket_:
+        await socket_.send_json({"type": "feature_flags", "data": FEATURE_FLAGS})
         async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as response:
             answer = await response.json()
         if "prompt_id" not in answer:

@@ -153,6 +153,8 @@ def test_photo_is_uploaded_and_its_face_shown(page, tmp_path):
     sampler = next(str(node["id"]) for node in drawn("consisid_demo")["nodes"] if node["type"] == "ConsisIDSampler")
     progress = [(event["value"], event["max"]) for event in page.seen("progress") if str(event["node"]) == sampler]
     assert progress[-1] == (6, 6) and progress == sorted(progress) and len(progress) >= 6
+    page.wait_for_text("ConsisIDSampler", "6 steps in ")
+    page.wait_for_text("ConsisIDModelLoader", "/")  # The path of weights that are named as random ones.
     # The photo itself, with the box and the landmarks drawn on it.
     changed = np.abs(pixels(page.pictures("ConsisIDFaceAnalyzer")[0]) - photo).max(axis=-1) > 60
     assert 0.002 < changed.mean() < 0.1
