@@ -176,13 +176,21 @@ class ConsisID(comfy.model_base.BaseModel):
                 f"{width}: it was extracted with another model. Connect this MODEL to the Local ID Extractor."
             )
 
-    def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
+    def _apply_model(
+        self, x, t, c_concat=None, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs
+    ):
+        if c_concat is not None and c_concat.shape[2:] != x.shape[2:]:  # Context windows before 0.33 cut x alone.
+            raise ConsisIDError(
+                f"The face's latents are of {_video_size(c_concat.shape[2:])}, but windows of "
+                f"{_video_size(x.shape[2:])} are sampled: the Context Windows of this ComfyUI do not cut them. Update "
+                "ComfyUI to 0.33 or newer, or take Context Windows off."
+            )
         if identity_tokens is not None and identity_sigmas is not None:
             start, end = identity_sigmas
             if not end <= float(t[0]) <= start:
                 identity_tokens = None
         return super()._apply_model(
-            x, t, *args, identity_tokens=identity_tokens, identity_scale=identity_scale, **kwargs
+            x, t, c_concat, *args, identity_tokens=identity_tokens, identity_scale=identity_scale, **kwargs
         )
 
 
