@@ -181,8 +181,8 @@ class ConsisID(comfy.model_base.BaseModel):
     ):
         if c_concat is not None and c_concat.shape[2:] != x.shape[2:]:  # Context windows before 0.33 cut x alone.
             raise ConsisIDError(
-                f"The face's latents are of {_video_size(c_concat.shape[2:])}, but windows of "
-                f"{_video_size(x.shape[2:])} are sampled: the Context Windows of this ComfyUI do not cut them. Update "
+                f"The face's latents are of {video_size(c_concat.shape[2:])}, but windows of "
+                f"{video_size(x.shape[2:])} are sampled: the Context Windows of this ComfyUI do not cut them. Update "
                 "ComfyUI to 0.33 or newer, or take Context Windows off."
             )
         if identity_tokens is not None and identity_sigmas is not None:
