@@ -151,7 +151,7 @@ def test_what_stands_around_the_transformer_is_said(release, place, load, caplog
 
 
 @pytest.mark.parametrize("plan", INJECTION_PLANS)
-def test_a_plan_of_injection_loads_and_is_saved(plan, release, place, load):
+def test_a_plan_of_injection_loads_and_is_saved(plan, release, place, load, save_and_load):
     path, name = place("planned.safetensors")
     tensors, config = release
     keys = {"is_kps" if key == "keypoints" else key: value for key, value in INJECTION_PLANS[plan].items()}
@@ -192,7 +192,14 @@ def test_inference_says_what_it_leaves_aside(config, said, release, place, load,
             local_id=local_id and LocalID(local_id[0]),
         )  # fmt: skip
         return run_node(
-            "ConsisIDSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=0, steps=1
+            "ConsisIDSampler",
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            seed=0,
+            steps=1,
+            cfg=1.0,
         )[0]["samples"]
 
     whole = video(image, [tokens])
