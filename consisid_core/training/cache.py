@@ -41,6 +41,8 @@ class Geometry:
     """4n+1."""
     stride: int = 3
     """Every so many frames of the video one is taken (section 4.1)."""
+    text_length: int = 226
+    """Tokens of a caption."""
 
     @property
     def latent_size(self) -> tuple[int, int, int]:
@@ -290,7 +292,7 @@ def _read(file):
 
 
 def _write(file, tensors, texts):
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
@@ -300,4 +302,5 @@ def _write(file, tensors, texts):
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(file) as unfinished:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished, texts)
+        # Not save_file, whose error for a full disk is no OSError.
+        unfinished.write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts))

@@ -1,6 +1,7 @@
 """The cache's files: what is written is read, by several processes, lazily, and damage is told in a sentence."""
 
 import pickle
+import resource
 from dataclasses import fields, replace
 
 import pytest
@@ -89,16 +90,15 @@ def test_no_numbers_that_are_not_finite(tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_full_disk_leaves_the_old_file(folder, clips, monkeypatch):
-    import safetensors.torch
-
-    def save_half(tensors, file, metadata):
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(safetensors.torch, "save_file", save_half)
-    with pytest.raises(OSError, match="No space left"):
-        write_clip(folder, "0000", clips[1])
+def test_a_full_disk_leaves_the_old_file(folder, clips):
+    """The limit on the size of a file that a process may write stands for the disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_clip(folder, "0000", clips[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_same(ClipCache(folder)[0], clips[0])
     assert len(list((folder / module.CLIPS).iterdir())) == 3
 
