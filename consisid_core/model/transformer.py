@@ -290,7 +290,7 @@ class ConsisIDTransformer(nn.Module):
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         identity_tokens: torch.Tensor | None = None,
-        identity_scale: float = 1.0,
+        identity_scale: float | torch.Tensor = 1.0,
         transformer_options: dict = {},
     ) -> torch.Tensor:
         """One denoising prediction.
@@ -303,7 +303,8 @@ class ConsisIDTransformer(nn.Module):
             encoder_hidden_states: [B, L <= 226, 4096] T5 embeddings.
             identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity; not
                 read if `high_frequency` is off.
-            identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`).
+            identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`); [B] for one of
+                each sample.
             transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, without what is
                 injected at its input or output, and the whole dictionary goes to the attention function.
 
@@ -352,7 +353,11 @@ class ConsisIDTransformer(nn.Module):
                 return hidden
             image = hidden[:, text_length:]
             hidden = overwritable(hidden)
-            hidden[:, text_length:].add_(face_attention(tokens, image, transformer_options), alpha=scale)
+            found = face_attention(tokens, image, transformer_options)
+            if isinstance(scale, torch.Tensor):
+                hidden[:, text_length:].addcmul_(found, scale.to(found).view(-1, 1, 1))
+            else:
+                hidden[:, text_length:].add_(found, alpha=scale)
             return hidden
 
         return inject

@@ -2,8 +2,8 @@
 
     RUN_DIR/checkpoints/000250/        *.distcp and .metadata of torch.distributed.checkpoint, progress.json
 
-Tensors go by `net.NAME`, `ema.NAME`, `exp_avg.NAME`, `exp_avg_sq.NAME` and `step.NAME`, NAME being a trained parameter's.
-Chance has no state that would need a place here: it follows from the count of examples (`data_order`).
+Tensors go by `net.NAME`, `ema.NAME`, `exp_avg.NAME` and `exp_avg_sq.NAME`, NAME being a trained parameter's. Chance
+has no state that would need a place here: it follows from the count of examples (`data_order`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ _UNFINISHED = ".part"
 
 @dataclass
 class Progress:
-    """How far a run is. All but the last two follow the training that led to the weights."""
+    """How far a run is."""
 
     stage: str
     """The stage that the optimiser's moments belong to."""
     step: int = 0
     """Steps done."""
+    updates: int = 0
+    """Of the weights by the stage's optimiser: its steps that were not skipped."""
     averaged: int = 0
     """Updates of the averaged weights."""
     skipped: int = 0

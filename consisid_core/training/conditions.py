@@ -14,7 +14,7 @@ import torch
 from ..errors import ConsisIDError
 from ..model.config import TransformerConfig
 from ..model.schedule import NUM_TRAIN_TIMESTEPS
-from .cache import CachedClip, CachedReference, ClipCache
+from .cache import CachedReference, ClipCache
 from .config import Conditions, Stage
 from .data_order import DataOrder, generator
 from .diffusion import LATENT_SCALE
@@ -180,9 +180,7 @@ def _check_cache(cache, net, conditions):
             f"The texts of the cache {cache.folder} have {len(clip.text)} tokens, and the transformer takes "
             f"{net.max_text_length}. Prepare another cache with the weights of its release."
         )
-    alone = sum(
-        not entry.outside and len(cache.people()[entry.person]) == 1 for entry in cache.index.clips
-    )
+    alone = sum(not entry.outside and len(cache.people()[entry.person]) == 1 for entry in cache.index.clips)
     if conditions.cross_face and alone:
         log.warning(
             "%d of %d clips have no picture of the person from outside the clip: they are always trained with one from "

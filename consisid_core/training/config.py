@@ -174,7 +174,8 @@ class Stage:
     identity_tokens: bool
     """Whether identity tokens are attended (high frequency)."""
     train: dict[str, float]
-    """Pattern of parameter names -> factor on the learning rate. The first that fits counts; 0, or none, is frozen."""
+    """Pattern of parameter names -> factor on the learning rate. The first that fits counts; 0, or none, is frozen.
+    Face modules are frozen, too, where no identity tokens are attended."""
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ class TrainingConfig:
     run: Run
     weights: Weights
     net: dict[str, Any]
-    """Fields of `TransformerConfig` that differ from the file's: where the identity enters, or the size of a new net."""
+    """Fields of `TransformerConfig` that are not as in the file: where the identity enters; or of a new net."""
     data: Data
     batch: Batch
     conditions: Conditions
@@ -225,9 +226,7 @@ def differences(one: TrainingConfig, other: TrainingConfig) -> dict[str, tuple[A
     """Names of the keys that differ -> both values."""
     first, second = _flat(asdict(one)), _flat(asdict(other))
     names = dict.fromkeys([*first, *second])
-    return {
-        name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)
-    }
+    return {name: (first.get(name), second.get(name)) for name in names if first.get(name) != second.get(name)}
 
 
 def _preset(name):

@@ -29,8 +29,9 @@ class DataOrder:
         """The number of the clip that is example n of the run."""
         number, place = divmod(example, self.clips)
         if number != self._round:
-            self._round, self._order = number, torch.randperm(
-                self.clips, generator=generator("order", self.seed, number)
+            self._round, self._order = (
+                number,
+                torch.randperm(self.clips, generator=generator("order", self.seed, number)),
             )
         return int(self._order[place])
 

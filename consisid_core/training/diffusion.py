@@ -1,6 +1,6 @@
 """The forward process that training runs backwards: noisy latents, and the velocity between latents and noise.
 
-With a the cumulative alpha of a timestep, x_t = sqrt(a) x_0 + sqrt(1 - a) noise and v = sqrt(a) noise - sqrt(1 - a) x_0.
+a being the cumulative alpha of a timestep, x_t = sqrt(a) x_0 + sqrt(1 - a) noise, v = sqrt(a) noise - sqrt(1 - a) x_0.
 """
 
 from __future__ import annotations

@@ -84,9 +84,7 @@ def joined(device: str) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def spread(
-    net: Denoiser, memory: Memory, ranks: Ranks, set_formats: Callable[[nn.Module, str], None]
-) -> nn.Module:
+def spread(net: Denoiser, memory: Memory, ranks: Ranks, set_formats: Callable[[nn.Module, str], None]) -> nn.Module:
     """The net on the device, as `Memory` says: checkpointed, compiled, copied (DDP) or sliced (FSDP2).
 
     Args:
@@ -110,7 +108,9 @@ def spread(
     net.to(ranks.device)
     if ranks.count == 1:
         return net
-    return nn.parallel.DistributedDataParallel(net, device_ids=[ranks.device] if ranks.device.index is not None else None)
+    return nn.parallel.DistributedDataParallel(
+        net, device_ids=[ranks.device] if ranks.device.index is not None else None
+    )
 
 
 def _sliced(net, memory, ranks, set_formats):
@@ -120,7 +120,9 @@ def _sliced(net, memory, ranks, set_formats):
     mesh = init_device_mesh(ranks.device.type, (ranks.count,))
     compute = None if memory.precision == "float32" else torch.bfloat16
     # Gradients are summed in the format of the trained parameters.
-    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=compute is not None)
+    policy = MixedPrecisionPolicy(
+        param_dtype=compute, reduce_dtype=torch.float32, cast_forward_inputs=compute is not None
+    )
     transformer = net.transformer
     parts = [
         *((f"transformer_blocks.{i}", block) for i, block in enumerate(transformer.transformer_blocks)),

@@ -15,7 +15,7 @@ from .config import TrainingConfig
 from .diffusion import add_noise, velocity
 from .distributed import Ranks, accumulating, spread
 from .losses import clip_losses
-from .net import Denoiser, clean_name, factor, set_formats, trained_names
+from .net import Denoiser, clean_name, factor, learning_names, set_formats, trained_names
 from .stages import PlacedStage, rate_factor
 
 
@@ -55,9 +55,8 @@ class Trainer:
         """
         self.config, self.placed, self.ranks = config, placed, ranks
         self.accumulation = ranks.accumulation(config.batch)
-        trained = trained_names(net, config)
-        patterns = placed.stage.train
-        learning = {name for name in trained if factor(name, patterns) > 0}
+        trained = trained_names(net, config.stages)
+        learning = set(learning_names(net, placed.stage))
         self.net = spread(
             Denoiser(net), config.memory, ranks,
             functools.partial(set_formats, trained=set(trained), learning=learning, memory=config.memory),
@@ -72,7 +71,7 @@ class Trainer:
         )
         self.optimizer = self._optimizer()
         self.averaged = 0
-        """Updates of the averaged weights."""
+        """Updates of the averaged weights, in all stages."""
 
     def step(self, batches: Iterable[Example], step: int, stop_asked: bool = False) -> StepReport:
         """One step of the optimiser.
@@ -123,7 +122,18 @@ class Trainer:
 
     def rates(self, step: int) -> dict[str, float]:
         """Learning rate of each group of parameters at a step, by the group's factor."""
-        return {f"factor {group['factor']:g}": rate for group, rate in zip(self.optimizer.param_groups, self._rates(step))}
+        factors = (group["factor"] for group in self.optimizer.param_groups)
+        return {f"factor {value:g}": rate for value, rate in zip(factors, self._rates(step), strict=True)}
+
+    @property
+    def updates(self) -> int:
+        """Of the weights in this stage. Each update reaches all that learn, so AdamW counts the same for all."""
+        return int(next(iter(self.optimizer.state.values()))["step"])
+
+    @updates.setter
+    def updates(self, count: int) -> None:
+        for moments in self.optimizer.state.values():
+            moments["step"].fill_(count)
 
     def state(self, with_moments: bool = True) -> dict[str, torch.Tensor]:
         """Everything that training changes, by name; to be written, or read into.
@@ -135,7 +145,8 @@ class Trainer:
         state |= {f"ema.{name}": average for name, average in self.averages.items()}
         if with_moments:
             for name, parameter in self.learning.items():
-                state |= {f"{moment}.{name}": value for moment, value in self.optimizer.state[parameter].items()}
+                moments = self.optimizer.state[parameter]
+                state |= {f"{moment}.{name}": moments[moment] for moment in ("exp_avg", "exp_avg_sq")}
         return state
 
     @contextmanager

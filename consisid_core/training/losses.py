@@ -1,13 +1,13 @@
 """The loss (paper equation 1, official `train.py:1197`), written once.
 
-The reference turns the predicted velocity v' into x_0' = sqrt(a) x_t - sqrt(1 - a) v', as the true v turns into x_0, and
-weights the squared error by 1 / (1 - a). The noisy latents are the same in both, so
+The reference turns the predicted velocity v' into x_0' = sqrt(a) x_t - sqrt(1 - a) v', as the true v turns into x_0,
+and weights the squared error by 1 / (1 - a). The noisy latents are the same in both, so
 
     x_0' - x_0 = -sqrt(1 - a) (v' - v)    and    (x_0' - x_0)^2 / (1 - a) = (v' - v)^2:
 
-the plain squared error of the velocity, the factor being 1. This form has neither the division by 1 - a, which is 8.5e-4
-at timestep 0, nor the difference of two nearly equal numbers there. At timestep 999 a is 0: x_t is noise alone, v is
--x_0, and both forms are the squared error of x_0.
+the plain squared error of the velocity, the factor being 1. This form has neither the division by 1 - a, which is
+8.5e-4 at timestep 0, nor the difference of two nearly equal numbers there. At timestep 999 a is 0: x_t is noise alone,
+v is -x_0, and both forms are the squared error of x_0.
 """
 
 from __future__ import annotations

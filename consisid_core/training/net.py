@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..checkpoint.reading import read_checkpoint
 from ..errors import ConsisIDError
 from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.transformer import ConsisIDTransformer
-from .config import Lora, Memory, TrainingConfig
+from .config import Lora, Memory, Stage, TrainingConfig
 
 log = logging.getLogger("consisid")
 
@@ -75,7 +75,7 @@ class Denoiser(nn.Module):
             return self.transformer(latents, timestep, text)
         tokens = self.transformer.local_facial_extractor(id_embedding, hidden_states.unbind(1))
         tokens = tokens * kept_tokens.unsqueeze(-1)
-        return self.transformer(latents, timestep, text, tokens, identity_scale.view(-1, 1, 1))
+        return self.transformer(latents, timestep, text, tokens, identity_scale)
 
 
 def build_net(config: TrainingConfig) -> ConsisIDTransformer:
@@ -131,7 +131,7 @@ def add_lora(net: nn.Module, lora: Lora) -> None:
     except ValueError:
         raise ConsisIDError(
             f"No layer of the transformer ends in one of lora.targets ({', '.join(lora.targets)}). Take those of the "
-            'preset: to_q, to_k, to_v, to_out.0.'
+            "preset: to_q, to_k, to_v, to_out.0."
         ) from None
     for name, parameter in net.named_parameters():
         if ".lora_" in name:
@@ -143,23 +143,32 @@ def factor(name: str, patterns: dict[str, float]) -> float:
     return next((value for pattern, value in patterns.items() if fnmatchcase(name, pattern)), 0.0)
 
 
-def trained_names(net: nn.Module, config: TrainingConfig) -> list[str]:
+def learning_names(net: ConsisIDTransformer, stage: Stage) -> list[str]:
+    """Parameters that a stage trains; of the face modules none where it attends no identity tokens."""
+    reads_face = stage.identity_tokens and net.config.high_frequency
+    return [
+        name
+        for name, _ in net.named_parameters()
+        if factor(name, stage.train) > 0 and (reads_face or not name.startswith(FACE_MODULES))
+    ]
+
+
+def trained_names(net: ConsisIDTransformer, stages: Mapping[str, Stage]) -> list[str]:
     """Parameters that any stage trains, which is what checkpoints hold.
 
     Raises:
         ConsisIDError: a stage trains nothing.
     """
-    names = [name for name, _ in net.named_parameters()]
     trained = set()
-    for stage_name, stage in config.stages.items():
-        of_stage = {name for name in names if factor(name, stage.train) > 0}
-        if stage.steps and not of_stage:
+    for stage_name, stage in stages.items():
+        learning = learning_names(net, stage) if stage.steps else []
+        if stage.steps and not learning:
             raise ConsisIDError(
-                f"Stage {stage_name} trains nothing: no parameter fits a pattern of stages.{stage_name}.train with a "
-                "factor above 0."
+                f"Stage {stage_name} trains nothing: no parameter that it uses fits a pattern of "
+                f"stages.{stage_name}.train with a factor above 0."
             )
-        trained |= of_stage if stage.steps else set()
-    return [name for name in names if name in trained]
+        trained |= set(learning)
+    return [name for name, _ in net.named_parameters() if name in trained]
 
 
 def set_formats(
@@ -179,7 +188,9 @@ def set_formats(
             parameter.requires_grad_(full_name in learning)
             if memory.precision == "float32" or (is_trained and memory.precision == "mixed"):
                 dtype = torch.float32
-            elif not is_trained and memory.frozen == "float8" and isinstance(part, Operations.Linear) and own == "weight":
+            elif (
+                not is_trained and memory.frozen == "float8" and isinstance(part, Operations.Linear) and own == "weight"
+            ):
                 dtype = torch.float8_e4m3fn
             else:
                 dtype = torch.bfloat16
@@ -224,7 +235,9 @@ def _completed(checkpoint, prefix, changes):
         if name.startswith(FACE_MODULES)
     }  # fmt: skip
     shapes |= {name: tuple(x.shape) for name, x in tensors.items()}
-    inferred = infer_transformer_config(shapes, {**checkpoint.config, "cross_attn_interval": wanted.cross_attn_interval})
+    inferred = infer_transformer_config(
+        shapes, {**checkpoint.config, "cross_attn_interval": wanted.cross_attn_interval}
+    )
     config = net_config(inferred, changes)
     net = _new_net(config)
     own_names = {name for name, _ in net.named_parameters() if not name.startswith(FACE_MODULES)}
@@ -249,4 +262,3 @@ def _new_net(config):
         if config.learned_positions:
             net.patch_embed.pos_embedding.zero_()
     return net
-

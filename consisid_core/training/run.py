@@ -87,7 +87,9 @@ class _Run:
         trainer = Trainer(self.config, placed, net, self.ranks)
         if newest := latest(self.run_dir):
             # The moments of another stage's optimiser stay behind.
-            load(newest, trainer.state(with_moments=progress.stage == placed.name), self.ranks)
+            goes_on = progress.stage == placed.name
+            load(newest, trainer.state(with_moments=goes_on), self.ranks)
+            trainer.updates = progress.updates if goes_on else 0
             trainer.averaged = progress.averaged
         progress.stage = placed.name
         examples = Examples(
@@ -96,7 +98,7 @@ class _Run:
         )  # fmt: skip
         for report in self._steps(trainer, examples, progress.step):
             progress.step = report.step
-            progress.averaged = trainer.averaged
+            progress.updates, progress.averaged = trainer.updates, trainer.averaged
             progress.skipped += not report.is_finite
             self.monitor.step(report, trainer.rates(report.step - 1), progress.skipped)
             if self.watch.must_go_back(report.is_finite):
@@ -139,8 +141,8 @@ class _Run:
         back = _progress(self.run_dir, placed_stages(self.config.stages))
         back.attempt, back.skipped = progress.attempt + 1, progress.skipped
         self.monitor.say(
-            f"Loss or gradient of {self.config.guard.skips} steps in a row were no finite numbers. The run goes back from "
-            f"step {progress.step} to step {back.step}, and on with other random numbers."
+            f"Loss or gradient of {self.config.guard.skips} steps in a row were no finite numbers. The run goes back "
+            f"from step {progress.step} to step {back.step}, and on with other random numbers."
         )
         self.monitor.back_to(back.step)
         return back

@@ -1,10 +1,10 @@
 """The folder of a run: its config, what its cache was made with, and that only one program at a time writes it.
 
-    RUN_DIR/config.toml       every number of the run
-    RUN_DIR/cache.json        the nets that made its cache
-    RUN_DIR/checkpoints/      see `checkpoint`
-    RUN_DIR/tensorboard/      see `monitor`
-    RUN_DIR/run.lock          who is at work
+RUN_DIR/config.toml       every number of the run
+RUN_DIR/cache.json        the nets that made its cache
+RUN_DIR/checkpoints/      see `checkpoint`
+RUN_DIR/tensorboard/      see `monitor`
+RUN_DIR/run.lock          who is at work
 """
 
 from __future__ import annotations
