@@ -163,6 +163,18 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Videos of the people and prompts that the command `cases` put into the cache."""
+
+    every: int = _number(0)
+    """Steps between them; they are made at the end of the run, too. 0 for none."""
+    steps: int = _number(1, 1000)
+    """Of the sampler."""
+    guidance: float = _number(1)
+    """Scale of classifier-free guidance; 1 for none."""
+
+
+@dataclass(frozen=True)
 class Stage:
     """A part of the run (coarse to fine), with an optimiser and a schedule of its own."""
 
@@ -194,6 +206,7 @@ class TrainingConfig:
     memory: Memory
     lora: Lora
     guard: Guard
+    validation: Validation
     stages: dict[str, Stage]
     """By name, in their order; one of no steps is left out."""
 

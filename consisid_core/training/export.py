@@ -61,8 +61,8 @@ class TrainedWeights:
         weights = {name: self.full.get(name, tensor).to(dtype) for name, tensor in self.base.items()}
         scale = self.config.lora.alpha / self.config.lora.rank if self.lora else 0
         for name, down in self.lora.items():
-            module, _, matrix = name.rpartition(".lora_A.")
-            if matrix:
+            module, is_down, _ = name.partition(".lora_A.")
+            if is_down:
                 weight, up = f"{module}.weight", self.lora[f"{module}.lora_B.weight"]
                 plain = self.full.get(weight, self.base[weight]).float()
                 weights[weight] = (plain + scale * (up.float() @ down.float())).to(dtype)

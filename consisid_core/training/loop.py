@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,7 @@ class Trainer:
             ConsisIDError: the stage trains nothing, or batches do not divide among the processes.
         """
         self.config, self.placed, self.ranks = config, placed, ranks
+        self.transformer_config = net.config
         self.accumulation = ranks.accumulation(config.batch)
         trained = trained_names(net, config.stages)
         learning = set(learning_names(net, placed.stage))
@@ -113,7 +114,7 @@ class Trainer:
         """Loss of each clip of a batch on the device, float32 [B]."""
         noisy = add_noise(batch.latents, batch.noise, batch.timestep)
         identity = (batch.id_embedding, batch.hidden_states, batch.kept_tokens, batch.identity_scale)
-        with self._computing():
+        with self.computing():
             predicted = self.net(
                 torch.cat((noisy, batch.image_latents), dim=1), batch.timestep, batch.text,
                 *(identity if self.placed.stage.identity_tokens else ()),
@@ -188,8 +189,8 @@ class Trainer:
         rate = stage.learning_rate * rate_factor(step - self.placed.start, stage.steps, self.config.optimizer)
         return [rate * group["factor"] for group in self.optimizer.param_groups]
 
-    def _computing(self):
-        """FSDP casts parameters itself; else autocast does what the precision says."""
+    def computing(self) -> AbstractContextManager:
+        """Around a forward pass: FSDP casts parameters itself; else autocast does what the precision says."""
         memory = self.config.memory
         is_sliced = self.ranks.count > 1 and memory.sharding == "fsdp"
         if memory.precision == "float32" or is_sliced:

@@ -90,9 +90,20 @@ def build_net(config: TrainingConfig) -> ConsisIDTransformer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         net = _read_net(file, config.net) if file else _new_net(net_config(TransformerConfig(), config.net))
+        _check_halves(net.config, config)
         if config.lora.rank:
             add_lora(net, config.lora)
     return net
+
+
+def _check_halves(net, config):
+    """A file of a coarse stage, or of a plan without the high frequency, says that its face modules are untrained."""
+    attends = [name for name, stage in config.stages.items() if stage.steps and stage.identity_tokens]
+    if attends and not net.high_frequency and "high_frequency" not in config.net:
+        raise ConsisIDError(
+            f"{config.weights.transformer} was trained without the high-frequency half, and stage {attends[0]} attends "
+            "identity tokens. Set high_frequency = true in [net] to train that half, or false to go on without it."
+        )
 
 
 def net_config(base: TransformerConfig, changes: dict[str, Any]) -> TransformerConfig:

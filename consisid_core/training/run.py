@@ -28,6 +28,7 @@ from .loop import StepReport, Trainer
 from .monitor import Monitor
 from .net import build_net
 from .run_folder import held, note
+from .run_validation import RunValidation
 from .stages import PlacedStage, placed_stages
 
 log = logging.getLogger("consisid")
@@ -58,7 +59,8 @@ def run(config: TrainingConfig, run_dir: Path | str, device: str) -> Progress:
         monitor = Monitor(run_dir, progress.step, stages[-1].end, config.run.log_every, ranks)
         opened.enter_context(contextlib.closing(monitor))
         stop = opened.enter_context(_stop_request())
-        part = _Run(config, run_dir, cache, ranks, monitor, Watch(config.guard), stop)
+        validation = RunValidation.of(config, run_dir, cache, monitor, ranks)
+        part = _Run(config, run_dir, cache, ranks, monitor, Watch(config.guard), stop, validation)
         while progress.step < stages[-1].end and not stop.is_set():
             placed = next(stage for stage in stages if progress.step < stage.end)
             progress = part.stage(placed, progress)
@@ -76,6 +78,7 @@ class _Run:
     monitor: Monitor
     watch: Watch
     stop: threading.Event
+    validation: RunValidation | None
 
     def stage(self, placed: PlacedStage, progress: Progress) -> Progress:
         """Train a stage from the newest checkpoint: to its end, until a stop, or until the run must go back.
@@ -103,14 +106,18 @@ class _Run:
             self.monitor.step(report, trainer.rates(report.step - 1), progress.skipped)
             if self.watch.must_go_back(report.is_finite):
                 return self._back(progress)
-            if report.step == placed.end or report.stop_asked:
-                if report.stop_asked:
-                    self.stop.set()
+            ends = report.step == placed.end or report.stop_asked
+            if report.stop_asked:
+                self.stop.set()
+            if ends:
                 save(self.run_dir, trainer.state(), progress, self.config.run.keep, self.ranks)
-                break
             # What a row of skipped steps may have come from is no place to go back to.
-            if report.step % self.config.run.save_every == 0 and not self.watch.in_a_row:
+            elif report.step % self.config.run.save_every == 0 and not self.watch.in_a_row:
                 self._save_on_the_way(trainer, progress)
+            if self.validation and not report.stop_asked:
+                self.validation.after_step(trainer, report.step, self.stop)
+            if ends:
+                break
         return progress
 
     def _steps(self, trainer, examples, done) -> Iterator[StepReport]:

@@ -4,6 +4,7 @@ RUN_DIR/config.toml       every number of the run
 RUN_DIR/cache.json        the nets that made its cache
 RUN_DIR/checkpoints/      see `checkpoint`
 RUN_DIR/tensorboard/      see `monitor`
+RUN_DIR/validation/       see `validation`
 RUN_DIR/run.lock          who is at work
 """
 
@@ -40,7 +41,7 @@ def held(run_dir: Path) -> Iterator[None]:
     Raises:
         ConsisIDError: another program has it, which is named; or it holds other things.
     """
-    own = {CONFIG, _CACHE, _LOCK, "checkpoints", "tensorboard"}
+    own = {CONFIG, _CACHE, _LOCK, "checkpoints", "tensorboard", "validation"}
     if run_dir.exists() and not run_dir.is_dir():
         raise ConsisIDError(f"{run_dir} is a file. Name a folder for the run.")
     foreign = sorted({path.name for path in run_dir.glob("*")} - own) if run_dir.is_dir() else []

@@ -59,7 +59,7 @@ class CaseScore:
     frames_without_face: int
 
 
-class Validation:
+class Validator:
     """Makes and scores the videos of a cache's cases."""
 
     def __init__(self, cases: CaseSet, settings: Sampling, providers: list[str]) -> None:
@@ -73,13 +73,20 @@ class Validation:
             ConsisIDError: VAE or face pack are no longer where they were.
         """
         self.cases, self.settings = cases, settings
+        if not cases.vae.exists():
+            raise ConsisIDError(f"The VAE {cases.vae} is gone, which decodes validation videos. Run `cases` again.")
         self.detector = FaceDetector(cases.score_pack, providers)
         self.scorer = FaceScorer(self.detector, "strict")
 
-    def videos(
-        self, predict: PredictPerson, net: TransformerConfig, device: torch.device, on_step: Callable[[], None]
-    ) -> list[np.ndarray]:
-        """uint8 [F, H, W, 3] of each case. All processes of a sliced net (FSDP) must call it alike.
+    @torch.no_grad()
+    def latents(
+        self,
+        predict: PredictPerson,
+        net: TransformerConfig,
+        device: torch.device,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> list[torch.Tensor]:
+        """[16, T, h, w] on the CPU, scaled, of each case. All processes of a sliced net (FSDP) must call it alike.
 
         Args:
             predict: the net.
@@ -87,30 +94,40 @@ class Validation:
             device: that computes.
             on_step: called after each denoising step; it may raise.
         """
-        latents = [
+        return [
             sample_latents(
-                predict(case), case.text, self.cases.empty_text, image_latents(case, net).to(device), self.settings,
+                predict(case),
+                case.text,
+                self.cases.empty_text,
+                image_latents(case, net).to(device),
+                self.settings,
                 on_step,
             ).cpu()
             for case in self.cases
-        ]  # fmt: skip
-        vae = self.cases.load_vae(device)
-        return [decode(vae, part.to(device)).numpy() for part in latents]
+        ]
 
     def write(
-        self, folder: Path, videos: list[np.ndarray], facts: dict, writer: SummaryWriter | None = None
+        self,
+        folder: Path,
+        latents: Sequence[torch.Tensor],
+        device: torch.device,
+        facts: dict,
+        writer: SummaryWriter | None = None,
     ) -> list[CaseScore]:
-        """Score the videos, and write them with their scores.
+        """Decode and score the videos, and write them with their scores.
 
         Args:
             folder: to write into.
-            videos: of `videos`.
+            latents: of `latents`.
+            device: that decodes.
             facts: "step", "stage" and whatever else scores.json is to say.
             writer: of TensorBoard.
 
         Raises:
             OSError: they cannot be written.
         """
+        vae = self.cases.load_vae(device)
+        videos = [decode(vae, part.to(device)).numpy() for part in latents]
         folder.mkdir(parents=True, exist_ok=True)
         scores = []
         for case, frames in zip(self.cases, videos, strict=True):
@@ -255,9 +272,9 @@ def _run(options):
     load_exactly(net, weights.merged(torch.bfloat16 if device.type == "cuda" else torch.float32))
     net.to(device).requires_grad_(False).eval()
     sampling = Sampling(options.steps, options.guidance, options.seed)
-    validation = Validation(cases, sampling, resolve_providers("auto"))
+    validator = Validator(cases, sampling, resolve_providers("auto"))
     with tqdm(total=len(cases) * options.steps, unit="step", dynamic_ncols=True) as bar:
-        videos = validation.videos(predictor(net), net.config, device, bar.update)
+        latents = validator.latents(predictor(net), net.config, device, bar.update)
     progress = weights.progress
     facts = {"step": progress.step, "stage": progress.stage, "is_averaged": weights.is_averaged}
-    return validation.write(options.target, videos, facts)
+    return validator.write(options.target, latents, device, facts)
