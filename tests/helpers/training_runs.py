@@ -14,10 +14,10 @@ from helpers.oracle import randomize
 from helpers.training import random_clip, write_random_cache
 
 NET = TransformerConfig(
-    num_layers=2, num_heads=2, head_dim=16, text_embed_dim=24, time_embed_dim=16, ff_dim=64, max_text_length=12,
+    num_layers=2, num_heads=3, head_dim=16, text_embed_dim=24, time_embed_dim=16, ff_dim=192, max_text_length=12,
     sample_width=6, sample_height=4, sample_frames=3, cross_attn_heads=2, cross_attn_head_dim=8,
     facial_extractor=FacialExtractorConfig(
-        id_dim=544, vit_dim=64, depth=5, heads=2, head_dim=8, num_id_tokens=2, num_queries=6, output_dim=20
+        id_dim=544, vit_dim=64, depth=5, heads=2, head_dim=8, num_id_tokens=2, num_queries=6, output_dim=32
     ),
 )  # fmt: skip
 """For clips of `helpers.training.GEOMETRY` with texts of 12 x 24."""

@@ -90,9 +90,10 @@ def test_gradients_are_those_of_the_reference(folder, checkpointing, alpha):
         ours.backward()
         assert relative_error(ours, theirs) < RELATIVE
         named = dict(reference.named_parameters())
-        assert named.keys() == trainer.learning.keys()
-        for name, parameter in trainer.learning.items():
-            assert relative_error(parameter.grad, named[name].grad) < RELATIVE, (timestep, name)
+        # diffusers' position table is a buffer.
+        assert named.keys() == trainer.learning.keys() - {"patch_embed.pos_embedding"}
+        for name, parameter in named.items():
+            assert relative_error(trainer.learning[name].grad, parameter.grad) < RELATIVE, (timestep, name)
         reference.zero_grad()
         trainer.net.zero_grad()
 
