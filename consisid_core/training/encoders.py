@@ -230,6 +230,9 @@ def _load_tokenizer(folder):
     from transformers import T5TokenizerFast
 
     try:
+        # Without a file transformers 5 makes an empty tokenizer.
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            raise FileNotFoundError("no tokenizer.json, no spiece.model")
         return T5TokenizerFast.from_pretrained(str(folder), local_files_only=True)
     # Whatever a folder of other files makes it raise.
     except Exception as error:

@@ -20,6 +20,7 @@ TOLERANCE = 6
 SKIPPED = 7
 """Frames left out at either end of a stretch, if there are so many: cuts leave traces (`--skip_frames_start`)."""
 
+_MARGIN = 0.3  # of a face's size, on each side, for hair and chin
 _NUMBER = re.compile(r"(\d+)\D*$")
 
 
@@ -138,7 +139,9 @@ def place_window(resized: tuple[int, int], boxes: np.ndarray, geometry: Geometry
         middle = round((full - part) / 2)
         return int(min(max(min(middle, np.floor(low)), np.ceil(high) - part, 0), full - part))
 
-    (height, width), (x1, y1), (x2, y2) = resized, boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    margin = _MARGIN * (boxes[:, 2:] - boxes[:, :2])
+    (x1, y1), (x2, y2) = (boxes[:, :2] - margin).min(axis=0), (boxes[:, 2:] + margin).max(axis=0)
+    height, width = resized
     top, left = offset(height, geometry.height, y1, y2), offset(width, geometry.width, x1, x2)
     return Window(resized, top, left, geometry.height, geometry.width)
 

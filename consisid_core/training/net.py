@@ -74,7 +74,7 @@ class Denoiser(nn.Module):
         if id_embedding is None:
             return self.transformer(latents, timestep, text)
         tokens = self.transformer.local_facial_extractor(id_embedding, hidden_states.unbind(1))
-        tokens = tokens * kept_tokens.unsqueeze(-1)
+        tokens = tokens * kept_tokens.to(tokens).unsqueeze(-1)
         return self.transformer(latents, timestep, text, tokens, identity_scale)
 
 

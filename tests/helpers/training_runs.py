@@ -1,6 +1,7 @@
 """Small runs of the trainer: a cache of random numbers, a net of its sizes, a config that names both."""
 
 import json
+from dataclasses import replace
 
 import torch
 from consisid_pack.consisid_core.checkpoint.net_config import diffusers_config
@@ -13,18 +14,20 @@ from helpers.oracle import randomize
 from helpers.training import random_clip, write_random_cache
 
 NET = TransformerConfig(
-    num_layers=2, num_heads=2, head_dim=16, text_embed_dim=24, time_embed_dim=16, ff_dim=64, max_text_length=12,
+    num_layers=2, num_heads=3, head_dim=16, text_embed_dim=24, time_embed_dim=16, ff_dim=192, max_text_length=12,
     sample_width=6, sample_height=4, sample_frames=3, cross_attn_heads=2, cross_attn_head_dim=8,
     facial_extractor=FacialExtractorConfig(
-        id_dim=544, vit_dim=64, depth=5, heads=2, head_dim=8, num_id_tokens=2, num_queries=6, output_dim=20
+        id_dim=544, vit_dim=64, depth=5, heads=2, head_dim=8, num_id_tokens=2, num_queries=6, output_dim=32
     ),
 )  # fmt: skip
 """For clips of `helpers.training.GEOMETRY` with texts of 12 x 24."""
 
 
-def small_clips(count=6, **options):
+def small_clips(count=6, sharp=False, **options):
+    """sharp: whether the VAE's posteriors have no spread."""
     settings = {"text_length": 12, "text_dim": 24, **options}
-    return [random_clip(seed, person=f"person {seed % 3}", **settings) for seed in range(count)]
+    clips = [random_clip(seed, person=f"person {seed % 3}", **settings) for seed in range(count)]
+    return [replace(clip, latent_std=0 * clip.latent_std) for clip in clips] if sharp else clips
 
 
 def write_small_cache(folder, count=6, **options):
@@ -42,23 +45,26 @@ def write_small_net(folder, net=NET):
     return file
 
 
-def write_run(folder, changes="", preset="small", stages=None):
+def write_run(folder, changes="", preset="small", stages=None, size=4, micro=None, net=""):
     """A config file beside its cache and net.
 
     Args:
+        size: of a step; micro: by default two clips, or one.
+        net: lines of its table.
         changes: more TOML: tables that none of the fixed ones below have.
-        stages: name -> lines of its table; by default the coarse one has none and the fine one four steps.
+        stages: name -> lines of its table; without one the coarse has no steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "cache").exists():
         write_small_cache(folder / "cache")
+    if not (folder / "net").exists():
         write_small_net(folder / "net")
-    stages = stages or {"coarse": "steps = 0", "fine": "steps = 4\nlearning_rate = 1e-2"}
+    stages = {"coarse": "steps = 0"} | (stages or {"fine": "steps = 4\nlearning_rate = 1e-2"})
     tables = {
         "weights": 'transformer = "net/diffusion_pytorch_model.safetensors"',
         "data": 'cache = "cache"\nworkers = 0',
     }
-    tables |= {"batch": "size = 4\nmicro = 2", "net": ""}
+    tables |= {"batch": f"size = {size}\nmicro = {micro or min(size, 2)}", "net": net}
     tables |= {f"stages.{name}": lines for name, lines in stages.items()}
     text = f'preset = "{preset}"\n' + "".join(f"[{name}]\n{lines}\n" for name, lines in tables.items()) + changes
     file = folder / "config.toml"
