@@ -6,16 +6,13 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import ConsisIDError
 from ..model.config import INJECTION_PLANS, TransformerConfig
 from .cache import Index, read_index
 from .run_folder import CONFIG
+from .trained import TrainedWeights
 from .validation import read_scores
-
-if TYPE_CHECKING:
-    from .export import TrainedWeights
 
 _CARD = """---
 library_name: diffusers

@@ -36,6 +36,7 @@ from .cases import Case, CaseSet
 from .diffusion import LATENT_SCALE
 from .pictures import strip, write_video
 from .sample import Predict, Sampling, decode, sample_latents
+from .trained import trained_weights
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -259,7 +260,6 @@ def _run(options):
     from tqdm import tqdm
 
     from ..checkpoint.fit import load_exactly
-    from .export import trained_weights
 
     if os.path.lexists(options.target):
         raise ConsisIDError(f"{options.target} exists already. Name a folder that does not.")

@@ -14,9 +14,10 @@ from consisid_pack.consisid_core.comfyui.transformer import load_transformer
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.model.config import INJECTION_PLANS
 from consisid_pack.consisid_core.training.checkpoint import checkpoints, read_tensors
-from consisid_pack.consisid_core.training.export import export_weights, main, trained_weights
+from consisid_pack.consisid_core.training.export import export_weights, main
 from consisid_pack.consisid_core.training.net import build_net
 from consisid_pack.consisid_core.training.run import run
+from consisid_pack.consisid_core.training.trained import trained_weights
 from diffusers import ConsisIDTransformer3DModel
 from helpers.oracle import build_ours, relative_error
 from helpers.training_runs import NET as SMALL
