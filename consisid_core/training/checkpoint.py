@@ -8,8 +8,8 @@ has no state that would need a place here: it follows from the count of examples
 
 from __future__ import annotations
 
+import errno
 import json
-import logging
 import os
 import shutil
 import warnings
@@ -24,8 +24,6 @@ from torch.distributed.checkpoint.api import CheckpointException
 from ..errors import ConsisIDError, in_short
 from ..weights.parts import human, is_disk_full
 from .distributed import Ranks
-
-log = logging.getLogger("consisid")
 
 _PROGRESS = "progress.json"
 _UNFINISHED = ".part"
@@ -82,21 +80,25 @@ def save(run_dir: Path, state: Mapping[str, torch.Tensor], progress: Progress, k
     """
     path = _folder(run_dir) / f"{progress.step:06d}"
     unfinished = path.with_name(path.name + _UNFINISHED)
+
+    def begin():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+
+    def end():
+        (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        shutil.rmtree(path, ignore_errors=True)  # One of the same step, where a run went back.
+        os.replace(unfinished, path)
+
     try:
-        if ranks.is_first:
-            for left_over in (unfinished, path):
-                shutil.rmtree(left_over, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        ranks.wait()
+        _by_the_first(ranks, begin)
         with _quietly():
             dcp.save(dict(state), checkpoint_id=unfinished, no_dist=ranks.count == 1)
-        if ranks.is_first:
-            (unfinished / _PROGRESS).write_text(json.dumps(asdict(progress)), encoding="utf-8")
-            os.replace(unfinished, path)
+        _by_the_first(ranks, end)
     except (OSError, RuntimeError, CheckpointException) as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if ranks.is_first:
+            shutil.rmtree(unfinished, ignore_errors=True)
         raise _unwritten(path, state, error) from None
-    ranks.wait()
     if ranks.is_first:
         for old in checkpoints(run_dir)[:-keep]:
             shutil.rmtree(old, ignore_errors=True)
@@ -143,19 +145,36 @@ def _folder(run_dir):
     return Path(run_dir) / "checkpoints"
 
 
+def _by_the_first(ranks, action):
+    """One process does it while the others wait; an OSError there is one everywhere."""
+    error = None
+    if ranks.is_first:
+        try:
+            action()
+        except OSError as raised:
+            error = raised
+    (code,) = ranks.sum(0 if error is None else error.errno or errno.EIO)
+    if code:
+        raise error or OSError(int(code), os.strerror(int(code)))
+
+
 def _causes(error):
-    """An error, or those that the processes of a distributed checkpoint met."""
-    return [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    """An error, or those that the processes of a distributed checkpoint met, each with those behind it."""
+    met = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    for cause in met:
+        while cause is not None:
+            yield cause
+            cause = cause.__context__
 
 
 def _unwritten(path, state, error):
     size = sum(tensor.nbytes for tensor in state.values())
     free = shutil.disk_usage(path.parent.parent).free
-    # torch's writer may hide the system's error behind one of its own.
+    # The system's error stands behind one of torch's writer, but is lost on the way from another process.
     if any(map(is_disk_full, _causes(error))) or free < size:
         why = f"the disk is full: it takes {human(size)} and {human(free)} are free"
     else:
-        why = in_short(_causes(error)[0])
+        why = in_short(next(_causes(error)))
     return ConsisIDError(
         f"The checkpoint {path} cannot be written: {why}. Make room; the checkpoints before it are whole."
     )
@@ -163,8 +182,8 @@ def _unwritten(path, state, error):
 
 def _unreadable(checkpoint, error):
     return ConsisIDError(
-        f"The checkpoint {checkpoint} cannot be read ({in_short(_causes(error)[0])}). Remove this folder, and the run "
-        "goes on from the checkpoint before it."
+        f"The checkpoint {checkpoint} cannot be read ({in_short(next(_causes(error)))}). Remove this folder, and the "
+        "run goes on from the checkpoint before it."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -85,6 +86,7 @@ class _Run:
 
         Every stage begins as a run goes on that was stopped, so there is one way to begin.
         """
+        gc.collect()  # The net of the stage before holds itself in circles.
         net = build_net(self.config)
         net_config = net.config
         trainer = Trainer(self.config, placed, net, self.ranks)
@@ -206,8 +208,8 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\nStopped at once; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
-    if progress.step < placed_stages(config.stages)[-1].end:
-        print(f"Stopped and saved at step {progress.step}; the same command goes on from there.")
-        return 130
-    print(f"Trained to step {progress.step}: {options.run_dir}")
-    return 0
+    is_done = progress.step == placed_stages(config.stages)[-1].end
+    if os.environ.get("RANK", "0") == "0":
+        goes_on = f"Stopped and saved at step {progress.step}; the same command goes on from there."
+        print(f"Trained to step {progress.step}: {options.run_dir}" if is_done else goes_on)
+    return 0 if is_done else 130
