@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from ..errors import ConsisIDError, is_out_of_memory, lack_of_memory
 from ..face.photo import to_pixels
+from .decoding import count_frames, decode
 
 log = logging.getLogger("consisid")
 
@@ -18,7 +20,7 @@ log = logging.getLogger("consisid")
 class VideoFile:
     """A video file. Memory holds one frame at a time, however long it is.
 
-    Read by OpenCV's FFmpeg, as the paper's code does (`eval/get_facesim_fid.py`), so that both see the same pixels.
+    Its pixels are those of OpenCV, by which the paper's code reads (`eval/get_facesim_fid.py`); see `decoding`.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -26,39 +28,19 @@ class VideoFile:
         Raises:
             ConsisIDError: naming the file, which is missing or no video with at least one frame.
         """
-        import cv2
-
         self.path = Path(path)
         if not self.path.is_file():
             raise ConsisIDError(f"The video {self.path} does not exist.")
-        capture = self._open()
-        self.frame_count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        """Number of frames: as the file says, or counted where it does not say."""
-        if self.frame_count <= 0:
-            self.frame_count = 0
-            while capture.grab():
-                self.frame_count += 1
-        capture.release()
+        self.frame_count = count_frames(self.path)
+        """Number of frames: all that can be decoded or, of a file that breaks off, as many as its index promises."""
         if self.frame_count == 0:
             raise ConsisIDError(f"The video {self.path} holds no frames. Save or download it again.")
-
-    def _open(self):
-        import cv2
-
-        # Only FFmpeg: other readers take portrait_2.png for the second picture of a series.
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_FFMPEG)
-        if not capture.isOpened():
-            raise ConsisIDError(
-                f"The video {self.path} cannot be read: it is damaged, incomplete, or of a kind that OpenCV does not "
-                "know. Convert it to .mp4 (H.264)."
-            )
-        return capture
 
     def frames(self, positions: Iterable[int] | None = None) -> Iterator[tuple[int, np.ndarray]]:
         """Every frame in order, or those at the positions that can be read.
 
         Args:
-            positions: from 0, in any order and several times as well.
+            positions: from 0, in any order and several times as well; quick when they rise.
 
         Yields:
             (position, uint8 [H, W, 3] RGB).
@@ -66,25 +48,30 @@ class VideoFile:
         Raises:
             ConsisIDError: not one frame can be read.
         """
-        import cv2
-
-        capture = self._open()
         read = 0
-        try:
-            for position in range(self.frame_count) if positions is None else positions:
-                if positions is not None:
-                    capture.set(cv2.CAP_PROP_POS_FRAMES, position)
-                is_read, frame = capture.read()
-                if is_read:
-                    read += 1
-                    yield int(position), cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-                elif positions is None:
-                    log.warning("%s should have %d frames; %d can be read.", self.path, self.frame_count, read)
-                    break
-        finally:
-            capture.release()
+        for position, picture in self._all() if positions is None else self._at(positions):
+            read += 1
+            yield position, picture
         if read == 0:
             raise ConsisIDError(f"No frame of the video {self.path} can be read. Save or download it again.")
+        if positions is None and read < self.frame_count:
+            log.warning("%s should have %d frames; %d can be read.", self.path, self.frame_count, read)
+
+    def _all(self):
+        for position, picture in enumerate(decode(self.path)):
+            yield position, picture()
+
+    def _at(self, positions):
+        reached, pixels, rest = -1, None, decode(self.path)
+        for position in positions:
+            if position < reached:
+                reached, rest = -1, decode(self.path)
+            if position > reached:
+                # The frames before it are decoded too: they are what it is made of.
+                picture = next(itertools.islice(rest, position - reached - 1, None), None)
+                reached, pixels = position, picture and picture()
+            if pixels is not None:
+                yield int(position), pixels
 
 
 class FrameBatch:

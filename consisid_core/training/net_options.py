@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from ..face.providers import PROVIDER_CHOICES
@@ -31,13 +32,7 @@ def chosen_paths(options: argparse.Namespace) -> EncoderPaths:
         ConsisIDError: naming the option and the path that does not exist.
     """
     return EncoderPaths.find(
-        options.comfyui,
-        vae=options.vae,
-        text_encoder=options.text_encoder,
-        tokenizer=options.tokenizer,
-        eva=options.eva,
-        parser=options.parser,
-        pack=options.pack,
+        options.comfyui, **{field.name: getattr(options, field.name) for field in fields(EncoderPaths)}
     )
 
 

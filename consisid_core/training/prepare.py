@@ -37,6 +37,7 @@ from .report import write_report
 
 log = logging.getLogger("consisid")
 
+_LOCKS = "locks"  # Folder of the claims in a cache.
 _MANIFESTS = ("manifest.jsonl", "total_train_data.txt")
 _NAME_WIDTH = 32  # characters of a video's name beside the bar
 
@@ -152,9 +153,6 @@ def _check_folder(folder):
         raise ConsisIDError(f"{folder} is neither empty nor a cache. Name another folder for the cache.")
 
 
-_LOCKS = "locks"
-
-
 def prepare(
     records: Sequence[Record], folder: Path, encoders: Encoders, nets: dict[str, str], settings: Settings
 ) -> int:
@@ -185,7 +183,7 @@ def prepare(
     finally:
         with claimed(folder / _LOCKS / "index", wait=True):
             results.read_on()
-            found = [results.by_key[key] for key in keys if key in results.by_key]
+            found = [results.by_key[key] for key in keys if _has_result(results, folder, key)]
             clips = tuple(IndexedClip(**clip) for result in found for clip in result.get("clips", ()))
             missing = len(keys) - len(found)
             write_index(folder, Index(settings.geometry, nets, encoders.is_demo, clips, missing))
@@ -250,8 +248,14 @@ def _work(keys, folder, maker, results):
                 others += 1
 
 
+def _has_result(results, folder, key):
+    result = results.by_key.get(key)
+    return result is not None and all(has_clip(folder, clip["key"]) for clip in result.get("clips", ()))
+
+
 def _is_done(results, folder, key):
-    return results.is_done(key) and all(has_clip(folder, clip["key"]) for clip in results.by_key[key].get("clips", ()))
+    """Whether there is a result that is not to be tried again."""
+    return results.is_done(key) and _has_result(results, folder, key)
 
 
 def _prepared(record, key, folder, maker):

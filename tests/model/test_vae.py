@@ -42,6 +42,16 @@ def test_strips_and_channel_groups_equal_diffusers(net, reference, monkeypatch):
     torch.testing.assert_close(net.encode(pixels), expected, rtol=0, atol=ROUNDING)
 
 
+@torch.inference_mode()
+def test_posterior_equals_diffusers(net, reference):
+    pixels = torch.rand(2, 3, 9, 32, 48) * 2 - 1
+    expected = reference.encode(pixels).latent_dist
+    mean, deviation = net.posterior(pixels)
+    torch.testing.assert_close(mean, expected.mean, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(deviation, expected.std, rtol=ROUNDING, atol=ROUNDING)
+    assert torch.equal(mean, net.encode(pixels))
+
+
 @pytest.mark.parametrize("chunk_values", [vae_module.CHUNK_VALUES, 2**13])
 @pytest.mark.parametrize(("method", "shape"), [("encode", (1, 3, 9, 16, 16)), ("decode", (1, 16, 3, 4, 4))])
 def test_gradients_equal_diffusers(net, reference, monkeypatch, method, shape, chunk_values):

@@ -30,7 +30,7 @@ CLOSE = {"rtol": 3e-3, "atol": 3e-3}  # Half precision, of numbers around 1.
 def few_looks():
     """Looking for faces is most of the work."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(examples, "LOOKS", 5)
+        patch.setattr(examples, "LOOKS", 3)
         yield
 
 
@@ -94,18 +94,18 @@ def test_references_are_what_inference_makes_of_the_same_frame(example, video, e
     """Embedding, crop, latents and features: training and inference see one face alike."""
     clip, _ = example
     vae = load_vae(models_dir / "vae/consisid_demo/diffusion_pytorch_model.safetensors")
-    inside = {6: clip_frames(video)[6]} | {p: frame for p, frame in clip_frames(video).items() if p in (10, 18)}
-    outside = {p: frame for p, frame in VideoFile(video).frames() if not 6 <= p <= 22}
+    inside = {p: frame for p, frame in clip_frames(video).items() if p in (6, 10, 18)}
+    outside = dict(VideoFile(video).frames([0, 29]))
     for references, frames in ((clip.inside, inside), (clip.outside, outside)):
-        found = set()
+        faces = {
+            position: analyze_photos(
+                encoders.detector, encoders.parser, torch.from_numpy(frame).float()[None] / 255, "largest", 0
+            )[0]
+            for position, frame in frames.items()
+        }
         for reference in references:
-            faces = {}
-            for position, frame in frames.items():
-                image = torch.from_numpy(frame).float()[None] / 255
-                faces[position], _ = analyze_photos(encoders.detector, encoders.parser, image, "largest", 0)
             position = min(faces, key=lambda p: (faces[p].embedding[0] - reference.embedding).abs().max().item())
-            face = faces[position]
-            found.add(position)
+            face = faces.pop(position)  # Two references are of two frames.
             torch.testing.assert_close(reference.embedding, face.embedding[0], rtol=0, atol=1e-4)
             identity = extract_global_id(face, vae, 96, 64, 9, keypoints=True).latents[0]
             assert relative_error(reference.latent_mean[0].float(), identity[:, 0]) <= 2e-3
@@ -113,7 +113,6 @@ def test_references_are_what_inference_makes_of_the_same_frame(example, video, e
             eva, hidden = encoders.encode_face(face.gray_image.movedim(-1, 1))
             torch.testing.assert_close(reference.eva_embedding, eva, **CLOSE)
             torch.testing.assert_close(reference.hidden_states, hidden, **CLOSE)
-        assert len(found) == 2, "two frames"
 
 
 def test_noise_has_the_official_strength(make, record):
@@ -129,10 +128,9 @@ def test_noise_has_the_official_strength(make, record):
         assert torch.corrcoef(torch.stack([change, reference.noise_sigma[1:]]))[0, 1] > 0.5
 
 
-def test_the_seed_decides(make, record, example):
-    (again, _), (other, _) = (make(record, seed, references=2, variants=3)[0] for seed in (0, 1))
-    for one, same, changed in zip(example[0].inside, again.inside, other.inside, strict=True):
-        assert torch.equal(one.latent_mean, same.latent_mean)
+def test_the_seed_decides_the_noise_alone(make, record, example):
+    ((other, _),) = make(record, seed=1, references=2, variants=3)
+    for one, changed in zip(example[0].inside, other.inside, strict=True):
         assert torch.equal(one.latent_mean[0], changed.latent_mean[0])
         assert not torch.equal(one.latent_mean[1], changed.latent_mean[1])
 
@@ -241,13 +239,13 @@ def test_remarks(make, record, tmp_path):
     assert len(clip.outside) == 1 and notes == ["It is short: one of 1 frames is taken instead of one of 2."]
 
 
-def test_frames_of_annotations_are_kept_to(make, record, video):
+@torch.inference_mode()
+def test_frames_of_annotations_are_kept_to(make, record, video, encoders):
     """Only frames 10 to 18 show the person, the annotations say."""
     ((clip, _),) = make(replace(record, frames=tuple(range(10, 19))), geometry=replace(GEOMETRY, stride=1))
     frames = [torch.from_numpy(frame).movedim(-1, 0) for _, frame in VideoFile(video).frames(range(10, 19))]
-    assert clip.outside == []
-    ((other, _),) = make(replace(record, frames=tuple(range(11, 20))), geometry=replace(GEOMETRY, stride=1))
-    assert len(frames) == 9 and not torch.equal(clip.latent_mean, other.latent_mean)
+    resized = torch.stack([resize(frame, (64, 96)) for frame in frames])
+    assert torch.equal(clip.latent_mean, encoders.encode_video(resized)[0]) and clip.outside == []
 
 
 @pytest.mark.parametrize(

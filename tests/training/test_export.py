@@ -20,16 +20,13 @@ from consisid_pack.consisid_core.training.run import run
 from consisid_pack.consisid_core.training.trained import trained_weights
 from diffusers import ConsisIDTransformer3DModel
 from helpers.oracle import build_ours, relative_error
-from helpers.training_runs import NET as SMALL
-from helpers.training_runs import small_config, write_small_cache, write_small_net
+from helpers.training_runs import NET, small_config, write_small_cache, write_small_net
 
 FULL = {
     "coarse": "steps = 1\nlearning_rate = 1e-2\n[stages.coarse.train]\n'proj_out*' = 1.0",
     "fine": "steps = 2\nlearning_rate = 1e-2\n[stages.fine.train]\n'perceiver_cross_attention.*' = 1.0",
 }
 LORA = {"coarse": "steps = 0", "fine": "steps = 2\nlearning_rate = 1e-1\n[stages.fine.train]\n'*.lora_*' = 1.0"}
-# As diffusers can build it: a feed-forward of four widths, identity tokens of two thirds.
-NET = replace(SMALL, ff_dim=128, facial_extractor=replace(SMALL.facial_extractor, output_dim=21))
 RANK_2 = "[lora]\nrank = 2\nalpha = 3\n"
 
 
@@ -60,7 +57,7 @@ def predict(net):
 
     inputs = randn(1, 32, 3, 4, 6), torch.tensor([500.0]), randn(1, 12, 24)
     with torch.inference_mode():
-        return net(*inputs, identity_tokens=randn(1, 6, 21))
+        return net(*inputs, identity_tokens=randn(1, 6, 32))
 
 
 def test_a_folder_that_our_loader_and_diffusers_read(full, tmp_path):
@@ -147,7 +144,7 @@ def test_a_lora_that_stock_loaders_read(lora, tmp_path):
     expected = predict(load_transformer(merged).model.diffusion_model)
     base = load_transformer(lora.parent / "net/diffusion_pytorch_model.safetensors")
     plain = predict(base.model.diffusion_model)
-    assert relative_error(expected, plain) > 1e-3
+    assert relative_error(expected, plain) > 1e-4
     stock, _ = comfy.sd.load_lora_for_models(base, None, dict(names), 1.0, 0)
     for patched in (stock, apply_lora(base, path, 1.0)):
         patched.patch_model()

@@ -24,7 +24,7 @@ def test_figures_of_validation_up_to_the_step(weights, tmp_path):
         (folder / "scores.json").write_text(json.dumps(score))
     card = model_card(weights, "mine", is_lora=False)
     assert "| 10 | fine | 0.250 | 12.5% | 2 |\n| 20 | fine | 0.500 | 12.5% | 2 |" in card
-    assert "| 0.900 |" not in card and "by the recogniser in `buffalo_l`." in card and "stand-in, whose" not in card
+    assert "| 0.900 |" not in card and "the recogniser in `buffalo_l`" in card and "stand-in, whose" not in card
     assert (
         card.startswith("---\nlibrary_name: diffusers\n")
         and "\n# mine\n" in card
