@@ -41,6 +41,8 @@ COMFYUI_VARIABLE = "CONSISID_DEMO_COMFYUI"
 WEIGHT_DTYPES = ("default", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2")
 # ComfyUI's number for a text that a node shows, among the kinds of binary messages.
 PROGRESS_TEXT = 3
+# Nodes send texts only to clients that say they know ComfyUI's messages.
+FEATURE_FLAGS = {"supports_preview_metadata": True}
 # What the nodes show of their steps; the progress events say the same.
 STEPS_LINE = re.compile(r"Step \d+ of |\d+ steps in |Stopped after step ")
 
@@ -169,6 +171,11 @@ def check_picture_exists(path: Path | None) -> None:
 def read_picture(path: Path | None) -> tuple[str, bytes]:
     """Return a file name and the bytes of the user's picture, or of the portrait that scikit-image carries."""
     import PIL.Image
+    import PIL.ImageOps
+
+    sys.path.append(str(ROOT))
+    from consisid_core.errors import ConsisIDError
+    from consisid_core.face.photo import to_eight_bits
 
     if path is None:
         import skimage.data
@@ -177,15 +184,22 @@ def read_picture(path: Path | None) -> tuple[str, bytes]:
         PIL.Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
         return "demo_portrait.png", buffer.getvalue()
     try:
-        with PIL.Image.open(path) as picture:
+        with path.open("rb") as stream, PIL.Image.open(stream) as picture:
             picture.load()
-        content = path.read_bytes()
+            eight_bits = to_eight_bits(picture)
+        content, suffix = path.read_bytes(), path.suffix.lower()
+        if eight_bits is not picture:  # ComfyUI 0.3.75 would load 16-bit grey as white.
+            buffer, suffix = io.BytesIO(), ".png"
+            PIL.ImageOps.exif_transpose(eight_bits).save(buffer, "PNG")
+            content = buffer.getvalue()
+    except ConsisIDError as error:
+        raise UserError(f"--image {path}: {error}") from error
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
         raise UserError(
             f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file."
         ) from error
     # Another picture has another name, because runs at the same time share ComfyUI's input folder.
-    return f"photo_{hashlib.sha256(content).hexdigest()[:12]}{path.suffix.lower()}", content
+    return f"photo_{hashlib.sha256(content).hexdigest()[:12]}{suffix}", content
 
 
 def check_output(path: Path) -> None:
@@ -386,6 +400,7 @@ async def execute(server: Server, session: aiohttp.ClientSession, graph: dict) -
     """Queue the graph and print its progress until it has ended; return the prompt's id."""
     client = uuid.uuid4().hex
     async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket_:
+        await socket_.send_json({"type": "feature_flags", "data": FEATURE_FLAGS})
         async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as response:
             answer = await response.json()
         if "prompt_id" not in answer:

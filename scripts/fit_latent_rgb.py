@@ -23,6 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 from consisid_core.checkpoint.fit import check_names
 from consisid_core.checkpoint.net_config import infer_vae_config
 from consisid_core.errors import ConsisIDError
+from consisid_core.face.photo import to_eight_bits
 from consisid_core.model.vae import CogVideoXVAE
 
 SCALE_FACTOR = 0.7  # Of ConsisIDLatentFormat.
@@ -48,7 +49,9 @@ def read_picture(path: Path) -> Image.Image:
     """A picture file as RGB. Raises ConsisIDError naming the file if it is none."""
     try:
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return to_eight_bits(picture).convert("RGB")
+    except ConsisIDError as error:
+        raise ConsisIDError(f"{path}: {error}") from error
     except (OSError, UnidentifiedImageError) as error:
         raise ConsisIDError(f"{path} cannot be read as a picture: {error}") from error
 

@@ -101,10 +101,16 @@ def set_quantization(model_config: comfy.supported_models_base.BASE, quantizatio
 
 
 def load_clip(
-    state_dict: dict[str, torch.Tensor], target: comfy.supported_models_base.ClipTarget, **arguments
+    state_dict: dict[str, torch.Tensor],
+    target: comfy.supported_models_base.ClipTarget,
+    disable_dynamic: bool,
+    **arguments,
 ) -> comfy.sd.CLIP:
     """`comfy.sd.CLIP` of a ClipTarget with its weights, which newer constructors (after 0.3.75) put to use at once."""
-    if "state_dict" in inspect.signature(comfy.sd.CLIP.__init__).parameters:
+    parameters = inspect.signature(comfy.sd.CLIP.__init__).parameters
+    if "disable_dynamic" in parameters:
+        arguments["disable_dynamic"] = disable_dynamic
+    if "state_dict" in parameters:
         return comfy.sd.CLIP(target, state_dict=[state_dict], **arguments)
     clip = comfy.sd.CLIP(target, **arguments)
     clip.load_sd(state_dict)

@@ -1,6 +1,7 @@
 """What a running node tells its user in the frontend: how far it is, and below that what its run has logged.
 
-The text goes to the node that ComfyUI executes at the moment, whosever node that is. Outside a server nothing is sent.
+The text goes to the node that ComfyUI executes at the moment, whosever node that is. Outside a server nothing is sent,
+nor to a client that declares no feature flags.
 """
 
 from __future__ import annotations
@@ -72,9 +73,15 @@ class NodeNotices(logging.Handler):
 def _send(node_id, text):
     # Looked up, because importing ComfyUI's server takes what only its main.py sets up.
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None and server.client_id is not None:
+    if server is not None and _knows_messages(server, server.client_id):
         # The frontend shows it as HTML, and there are file names and prompts in it.
         server.send_progress_text(html.escape(text, quote=False), node_id, server.client_id)
+
+
+def _knows_messages(server, client_id):
+    """Whether a client has declared feature flags, as the frontend does first of all. Others, which may have left the
+    server, never get a text: many programs take every binary message for a picture."""
+    return bool(server.sockets_metadata.get(client_id, {}).get("feature_flags"))
 
 
 notices = NodeNotices()

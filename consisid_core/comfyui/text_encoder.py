@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
@@ -75,11 +76,12 @@ class TextEncoder(comfy.sd1_clip.SD1ClipModel):
         return encoded
 
 
-def load_text_encoder(path: Path | str) -> comfy.sd.CLIP:
+def load_text_encoder(path: Path | str, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """`comfy.sd.CLIP` of a T5 encoder, its weights mapped from the file where they need no cast.
 
     Args:
         path: a weight file or a folder of shards.
+        disable_dynamic: whether its patcher is to be a plain ModelPatcher.
 
     Raises:
         ConsisIDError: naming the file, if it is another text encoder, incomplete, or quantised in a way that this
@@ -99,10 +101,21 @@ def load_text_encoder(path: Path | str) -> comfy.sd.CLIP:
     clip = compat.load_clip(
         {**state_dict, **quantization_tensors},
         comfy.supported_models_base.ClipTarget(Tokenizer, TextEncoder),
+        disable_dynamic,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(state_dict),
         tokenizer_data={"max_text_seq_length": weights.config["max_text_seq_length"]},
         model_options={"dtype": dtype, "t5xxl_model_config": weights.config, **quantization_options},
     )
     clip.cond_stage_model.weights_path = path
+    clip.patcher.cached_patcher_init = load_text_encoder_patcher, (path,)
     return clip
+
+
+def load_text_encoder_patcher(path: Path | str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """Load a text encoder once more, for ComfyUI's copies of a patcher.
+
+    Args:
+        path, disable_dynamic: as of `load_text_encoder`.
+    """
+    return load_text_encoder(path, disable_dynamic).patcher

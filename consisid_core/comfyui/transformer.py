@@ -26,6 +26,7 @@ from ..model.facial_extractor import LocalFacialExtractor
 from ..model.transformer import ConsisIDTransformer
 from . import compat
 from .notices import notices
+from .sampling_checks import video_size, warn_of_inputs
 from .weight_files import read_weights, refuse_broken_result
 
 REMEDY = "Choose ConsisID's transformer: the folder `transformer` of BestWishYsh/ConsisID-preview"
@@ -47,6 +48,11 @@ class ComfyConsisIDTransformer(ConsisIDTransformer):
 
     def __init__(self, config: TransformerConfig, dtype: torch.dtype, device: torch.device, operations: type):
         super().__init__(config, device=device, dtype=dtype, operations=operations, attention=optimized_attention)
+        # What nodes read of a video net, by the names of ComfyUI's CogVideoX.
+        self.in_channels, self.out_channels = config.in_channels, config.out_channels
+        self.patch_size, self.patch_size_t = config.patch_size, None
+        self.dim = config.hidden_dim
+        self.num_attention_heads, self.attention_head_dim = config.num_heads, config.head_dim
 
     def forward(self, x, timestep, context, transformer_options={}, **kwargs):
         return comfy.patcher_extension.WrapperExecutor.new_class_executor(
@@ -133,18 +139,14 @@ class ConsisID(comfy.model_base.BaseModel):
             return torch.zeros_like(noise[:, :1]).expand(-1, channels, *noise.shape[2:])
         if concat_latent_image.shape[1:] != (channels, *noise.shape[2:]):
             raise ConsisIDError(
-                f"GLOBAL_ID is made for {_video_size(concat_latent_image.shape[2:])}, but the latent to sample is "
-                f"{_video_size(noise.shape[2:])}. Set width, height and length of the Global ID Extractor to the "
+                f"GLOBAL_ID is made for {video_size(concat_latent_image.shape[2:])}, but the latent to sample is "
+                f"{video_size(noise.shape[2:])}. Set width, height and length of the Global ID Extractor to the "
                 "latent's, or take the latent from the ConsisID Conditioning node."
             )
         return comfy.utils.resize_to_batch_size(self.process_latent_in(concat_latent_image), noise.shape[0]).to(device)
 
     def extra_conds(self, **kwargs):
         out = super().extra_conds(**kwargs)
-        notices.begin()
-        if kwargs.get("prompt_type") == "positive":
-            self._warn_of_untrained_size(kwargs["noise"])
-            self._warn_of_untrained_halves(kwargs.get("concat_latent_image"), kwargs.get("identity_tokens"))
         self._check_text(kwargs.get("cross_attn"))
         tokens = kwargs.get("identity_tokens")
         if tokens is not None:
@@ -156,28 +158,6 @@ class ConsisID(comfy.model_base.BaseModel):
                 sigmas = tuple(map(self.model_sampling.percent_to_sigma, kwargs["identity_range"]))
                 out["identity_sigmas"] = comfy.conds.CONDConstant(sigmas)
         return out
-
-    def _warn_of_untrained_size(self, noise):
-        config = self.config
-        trained = (config.sample_frames, config.sample_height, config.sample_width)
-        if noise.shape[2:] != trained:
-            logging.getLogger("consisid").warning(
-                "Sampling %s; the model was trained at %s only, other sizes may cost likeness and quality.",
-                _video_size(noise.shape[2:]), _video_size(trained),
-            )  # fmt: skip
-
-    def _warn_of_untrained_halves(self, image, tokens):
-        """Say what of the identity the net leaves aside by itself, and which key points it misses."""
-        config, warn = self.config, logging.getLogger("consisid").warning
-        if image is not None and not config.low_frequency:
-            warn("MODEL was trained without the low-frequency half: of GLOBAL_ID only the size of the video is taken.")
-        elif image is not None and config.keypoints and image[:, :, 0].any() and not image[:, :, 1:2].any():
-            warn(
-                "MODEL was trained with key points, but GLOBAL_ID has none, which may cost likeness. Switch keypoints "
-                "on in the ConsisID Global ID Extractor."
-            )
-        if tokens is not None and not config.high_frequency:
-            warn("MODEL was trained without the high-frequency half: LOCAL_ID is left aside.")
 
     def _check_text(self, text):
         config = self.config
@@ -196,32 +176,39 @@ class ConsisID(comfy.model_base.BaseModel):
                 f"{width}: it was extracted with another model. Connect this MODEL to the Local ID Extractor."
             )
 
-    def _apply_model(self, x, t, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs):
+    def _apply_model(
+        self, x, t, c_concat=None, *args, identity_tokens=None, identity_scale=1.0, identity_sigmas=None, **kwargs
+    ):
+        if c_concat is not None and c_concat.shape[2:] != x.shape[2:]:  # Context windows before 0.33 cut x alone.
+            raise ConsisIDError(
+                f"The face's latents are of {video_size(c_concat.shape[2:])}, but windows of "
+                f"{video_size(x.shape[2:])} are sampled: the Context Windows of this ComfyUI do not cut them. Update "
+                "ComfyUI to 0.33 or newer, or take Context Windows off."
+            )
         if identity_tokens is not None and identity_sigmas is not None:
             start, end = identity_sigmas
             if not end <= float(t[0]) <= start:
                 identity_tokens = None
         return super()._apply_model(
-            x, t, *args, identity_tokens=identity_tokens, identity_scale=identity_scale, **kwargs
+            x, t, c_concat, *args, identity_tokens=identity_tokens, identity_scale=identity_scale, **kwargs
         )
 
 
-def _video_size(latent_size):
-    frames, height, width = latent_size
-    return f"{width * 8}x{height * 8}, {frames * 4 - 3} frames"
-
-
-def load_transformer(path: Path | str, weight_dtype: str = "default") -> comfy.model_patcher.ModelPatcher:
+def load_transformer(
+    path: Path | str, weight_dtype: str = "default", disable_dynamic: bool = False
+) -> comfy.model_patcher.ModelPatcher:
     """ModelPatcher of a ConsisID transformer, its weights mapped from the file where they need no cast.
 
     Args:
         path: a weight file or a folder of shards.
         weight_dtype: a key of WEIGHT_DTYPES; "default" keeps what suits the device. Quantised files keep their own.
+        disable_dynamic: whether ComfyUI asks for a plain ModelPatcher when it loads the model once more.
 
     Raises:
         ConsisIDError: naming the file, if it is not a complete ConsisID transformer, or quantised in a way that this
             ComfyUI does not know.
     """
+    reload = load_transformer, (path, weight_dtype)  # For ComfyUI's own copies, as its loaders do.
     _log_averaged_weights(Path(path))
     checkpoint = read_weights(path)
     with about(path, REMEDY):
@@ -252,7 +239,9 @@ def load_transformer(path: Path | str, weight_dtype: str = "default") -> comfy.m
     model = ConsisID(model_config, device=offload_device if file.quantization else torch.device("meta"))
     if dtype in FP8_DTYPES:
         _keep_tables_in_bf16(model.diffusion_model)
-    patcher = compat.core_model_patcher()(model, load_device=load_device, offload_device=offload_device)
+    patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else compat.core_model_patcher()
+    patcher = patcher_class(model, load_device=load_device, offload_device=offload_device)
+    patcher.cached_patcher_init = reload
     with about(path, REMEDY):
         compat.load_weights(model.diffusion_model, file.state_dict, file.quantization, patcher)
     if not comfy.model_management.is_device_cpu(offload_device):
@@ -264,9 +253,12 @@ def load_transformer(path: Path | str, weight_dtype: str = "default") -> comfy.m
     return patcher
 
 
-def _sample_checked(path, sample, *args, **kwargs):
-    """Around a whole sampling, by whatever sampler: one look at the result, and only if it is broken at the weights."""
-    samples = sample(*args, **kwargs)
+def _sample_checked(path, sample, noise, *args, **kwargs):
+    """Around a whole sampling, by whatever sampler: what its inputs lack is said, and one look taken at the result, and
+    only if it is broken at the weights."""
+    notices.begin()
+    warn_of_inputs(sample.class_obj, noise.shape)
+    samples = sample(noise, *args, **kwargs)
     if not samples.isfinite().all():
         refuse_broken_result(
             "The sampled latent", path, "Choose bf16 as weight_dtype, and take off LoRAs and other patches one by one."

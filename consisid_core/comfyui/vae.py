@@ -58,7 +58,19 @@ def load_vae(path: Path | str) -> comfy.sd.VAE:
     with torch.device("meta"):
         net = CogVideoXVAE(**weights.config)
     net.load_state_dict(weights.state_dict, assign=True)
-    return wrap_vae(net.eval().requires_grad_(False))
+    vae = wrap_vae(net.eval().requires_grad_(False))
+    vae.patcher.cached_patcher_init = load_vae_patcher, (path,)
+    return vae
+
+
+def load_vae_patcher(path: Path | str, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """Load a VAE once more, for ComfyUI's copies of a patcher.
+
+    Args:
+        path: as of `load_vae`.
+        disable_dynamic: ComfyUI's; the patcher is a plain one anyway.
+    """
+    return load_vae(path).patcher
 
 
 def require_cogvideox(vae: comfy.sd.VAE) -> None:

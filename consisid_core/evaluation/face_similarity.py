@@ -16,6 +16,7 @@ from ..errors import ConsisIDError
 from ..face.align import recogniser_crop
 from ..face.detector import FaceDetector
 from ..face.face_pack import DETECTOR_SIZE
+from ..face.photo import cut_off_hint
 from .nets import curricularface, fid
 from .nets.curricularface import CurricularFace
 from .nets.inception import FEATURES, PAPER_KIND, TRUE_KIND, Inception
@@ -148,6 +149,7 @@ class FaceScorer:
                 raise ConsisIDError(
                     f"No face found in reference photo {number} of {len(photos)} ({photo.shape[1]}x{photo.shape[0]}). "
                     "Use a sharp photo of a person who looks towards the camera, with some space around the head."
+                    + cut_off_hint(photo)
                 )
             face = max(faces, key=lambda face: face.area)
             arcs.append(face.embedding)

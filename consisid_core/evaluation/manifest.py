@@ -1,11 +1,17 @@
 """The list of the videos of a run: `manifest.csv` or `manifest.json` in its folder."""
 
+import codecs
 import csv
+import io
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConsisIDError
+
+log = logging.getLogger("consisid")
 
 UNNAMED = "unnamed"
 """System of the videos whose manifest names none."""
@@ -33,13 +39,15 @@ class Row:
 
 
 def read_manifest(run_dir: Path | str) -> list[Row]:
-    """The rows of `manifest.csv`, or of `manifest.json`: a list of objects, or one object per line. UTF-8.
+    """The rows of `manifest.csv`, or of `manifest.json`: a list of objects, or one object per line.
 
-    A file that a row names is not looked for here.
+    UTF-8, or UTF-16 with its mark. A CSV file may have commas, semicolons or tabs between its columns, and empty rows,
+    as spreadsheet programs write them. Columns that are not read are named in the log. A file that a row names is not
+    looked for here.
 
     Raises:
-        ConsisIDError: naming the file and the line or entry: none, both, empty, without a needed column or value, or
-            not readable.
+        ConsisIDError: naming the file and the line or entry: none, both, empty, without a needed column or value, with
+            two columns of one name, or not readable.
     """
     run_dir = Path(run_dir)
     if not run_dir.is_dir():
@@ -52,43 +60,78 @@ def read_manifest(run_dir: Path | str) -> list[Row]:
     (file,) = files
     try:
         read = _read_csv if file.suffix == ".csv" else _read_json
-        rows = [_row(entry, place) for place, entry in read(file)]
-    except UnicodeDecodeError as error:
-        raise ConsisIDError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from None
+        entries = list(read(file))
     except OSError as error:
         raise ConsisIDError(f"{file} cannot be read ({error.strerror or error}).") from None
-    if not rows:
+    if not entries:
         raise ConsisIDError(f"{file} lists no video. {_EXAMPLE}")
+    rows = [_row(entry, place) for place, entry in entries]
+    ignored = sorted({name for _, entry in entries for name in entry} - {*_COLUMNS, ""})
+    if ignored:
+        log.warning("%s has columns that are not read: %s.", file, ", ".join(ignored))
     return rows
+
+
+def _text(file):
+    """The text of a manifest."""
+    content = file.read_bytes()
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if is_utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConsisIDError(
+            f'{file}, line {line} is not UTF-8 ({error.reason}). Save it as UTF-8; Excel calls that "CSV UTF-8".'
+        ) from None
 
 
 def _read_csv(file):
     """(place for messages, column -> text) of each line."""
-    with open(file, encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)
+    lines = _csv_lines(file)
+    place, names = next(lines, (file, []))
+    names = [name.strip().lower() for name in names]
+    while names and not names[-1]:  # A spreadsheet's empty columns.
+        names.pop()
+    missing = [name for name in _REQUIRED if name not in names]
+    if missing:
+        found = f"it has {', '.join(map(repr, names))}" if names else "it is empty"
+        raise ConsisIDError(f"{file} has no column {' and no column '.join(missing)}; {found}. {_EXAMPLE}")
+    doubled = [name for name in _COLUMNS if names.count(name) > 1]
+    if doubled:
+        raise ConsisIDError(f"{place} has several columns named {' and '.join(doubled)}. Keep one of each.")
+    for place, values in lines:
+        if any(value.strip() for value in values[len(names) :]):
+            raise ConsisIDError(
+                f"{place} has more values than there are columns. Put a text with commas, or with whatever else stands "
+                "between the columns, into double quotes."
+            )
+        yield place, dict(zip(names, values, strict=False))
+
+
+def _csv_lines(file) -> Iterator[tuple[str, list[str]]]:
+    """(place for messages, values) of each line that is not blank; spreadsheets write an empty row as bare commas."""
+    text = _text(file)
+    header = next(iter(text.strip().splitlines()), "")
+    delimiter = max(",;\t", key=header.count)  # Spreadsheets write semicolons where a comma is the decimal sign.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
+    while True:
+        place = f"{file}, line {reader.line_num + 1}"
         try:
-            reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-            missing = [name for name in _REQUIRED if name not in reader.fieldnames]
-            if missing:
-                found = f"it has {', '.join(map(repr, reader.fieldnames))}" if reader.fieldnames else "it is empty"
-                raise ConsisIDError(f"{file} has no column {' and no column '.join(missing)}; {found}. {_EXAMPLE}")
-            for entry in reader:
-                place = f"{file}, line {reader.line_num}"
-                if None in entry:
-                    raise ConsisIDError(
-                        f"{place} has more values than there are columns. Put a text with commas into double quotes."
-                    )
-                yield place, entry
+            values = next(reader, None)
         except csv.Error as error:
             raise ConsisIDError(
-                f"{file}, line {reader.line_num} is not readable as CSV ({error}). A text with commas, line breaks or "
-                'quotes stands in double quotes, and a quote in it is written "".'
+                f"{place} is not readable as CSV ({error}). A text with commas, line breaks or quotes stands in double "
+                'quotes, and a quote in it is written "".'
             ) from None
+        if values is None:
+            return
+        if any(value.strip() for value in values):
+            yield place, values
 
 
 def _read_json(file):
     """(place for messages, object) of each entry."""
-    text = file.read_text(encoding="utf-8-sig")
+    text = _text(file)
     if not text.lstrip().startswith("["):
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
@@ -101,13 +144,22 @@ def _read_json(file):
 
 def _parsed(text, place):
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return json.loads(text, object_pairs_hook=_object)
+    except ValueError as error:
         raise ConsisIDError(
             f"{place} is not valid JSON: {error}. It must be a list of objects, or one object per line."
         ) from None
     except RecursionError:
         raise ConsisIDError(f"{place} is not valid JSON: it is nested too deeply.") from None
+
+
+def _object(pairs):
+    """A JSON object, of which Python itself would keep the last of two values that have one name."""
+    values = dict(pairs)
+    for name, _ in pairs[:-1]:
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"an object has several values named {name!r}")
+    return values
 
 
 def _row(entry, place):
@@ -121,6 +173,8 @@ def _row(entry, place):
         if isinstance(value, (dict, list, bool)):
             raise ConsisIDError(f"{place}: {name} must be a text, and is {json.dumps(value)[:80]}.")
         texts[name] = "" if value is None else str(value).strip()
+        if "\0" in texts[name]:
+            raise ConsisIDError(f"{place}: {name} holds a null character, so the file is no plain text. Save it again.")
     references = tuple(path.strip() for path in texts["reference"].split(";") if path.strip())
     for name, value in (("video", texts["video"]), ("reference", references)):
         if not value:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ..errors import ConsisIDError, is_out_of_memory, lack_of_memory
-from ..face.photo import to_pixels
+from ..face.photo import to_eight_bits, to_pixels
 from .decoding import count_frames, decode
 
 log = logging.getLogger("consisid")
@@ -122,7 +122,9 @@ def read_picture(path: Path | str, upright: bool) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as picture:
+        # Where Pillow 13 maps a file into memory, which it does by name only, it tears a TIFF on its side apart.
+        with open(path, "rb") as stream, Image.open(stream) as opened:
+            picture = to_eight_bits(opened)
             if not upright:
                 return np.array(picture.convert("RGB"))
             picture = ImageOps.exif_transpose(picture)

@@ -15,7 +15,7 @@ from .align import align_photo
 from .detector import FaceDetector
 from .drawing import draw_detections
 from .parsing import BiSeNet, keep_background, whiten_background
-from .photo import Photo, to_pixels
+from .photo import Photo, cut_off_hint, to_pixels
 from .quality import quality_hints
 from .same_person import SAME_PERSON, disagreeing_photos
 from .selection import choose_face, order_faces
@@ -70,7 +70,7 @@ def analyze_photos(
 def _analyze_photo(detector, parser, photo, selection, face_index):
     """(Face of this photo alone, [1, H, W, 3] its detections)."""
     ordered = order_faces(detector.detect(photo), selection, photo.size)
-    chosen = choose_face(ordered, face_index)
+    chosen = choose_face(ordered, face_index, "" if ordered else cut_off_hint(photo.pixels))
     crop, alignment = align_photo(photo, chosen)
     hints = quality_hints(photo, chosen)
     if len(ordered) > 1:

@@ -12,12 +12,15 @@ from ..errors import ConsisIDError
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 LONG_EDGE = 1024
 """Larger photos are shrunk to this many pixels on their long edge before anything looks at them."""
 
 MIN_SIDE = 16
 """Pictures with a shorter side cannot hold a face and are refused, or, when shrinking made them so, have none."""
+
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags; a photometric interpretation of 0 is "white is zero"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,55 @@ def to_pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
         image = image[..., :3] * alpha + (1 - alpha)
     pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return np.array(np.broadcast_to(pixels, (height, width, 3)))
+
+
+def to_eight_bits(picture: Image.Image) -> Image.Image:
+    """Gives a picture that Pillow has opened 8 bits per channel.
+
+    Pillow does so itself except for grey of 16 bits, which its `convert` cuts off at 255: nearly all becomes white.
+
+    Args:
+        picture: as `Image.open` returns it.
+
+    Returns:
+        The picture itself, or for 16-bit grey, which is 0..65535 (TIFF: of as many bits as it says, and inverted where
+        it says so), a copy of mode L, or LA if one of the values is transparent, with the EXIF data.
+
+    Raises:
+        ConsisIDError: signed, 32-bit or floating-point pixels, which no format gives a white.
+    """
+    from PIL import Image
+
+    # Older versions of Pillow open a 16-bit PNG as mode I, and every one a 16-bit PGM.
+    if not picture.mode.startswith("I;16") and not (picture.mode == "I" and picture.format in ("PNG", "PPM")):
+        if picture.mode in ("I", "F"):
+            raise ConsisIDError(
+                "its pixels are signed, 32-bit or floating-point numbers, and nothing says which of them is white. "
+                "Save it with 8 or 16 bits per channel."
+            )
+        return picture
+    values, tags = np.asarray(picture), getattr(picture, "tag_v2", {})
+    (bits,) = tags.get(_BITS, (16,))
+    grey = np.rint(values * (255 / (2**bits - 1))).astype(np.uint8)
+    copy = Image.fromarray(255 - grey if tags.get(_PHOTOMETRIC) == 0 else grey)
+    if "transparency" in picture.info:
+        copy.putalpha(Image.fromarray(np.where(values == picture.info["transparency"], 0, 255).astype(np.uint8)))
+    copy.info["exif"] = picture.getexif().tobytes()
+    return copy
+
+
+def cut_off_hint(pixels: np.ndarray) -> str:
+    """Why there may be no face, after a space: a sentence if nearly all values are the darkest or brightest, else "".
+
+    Args:
+        pixels: [H, W, 3] uint8 RGB without a face.
+    """
+    if (pixels == 255).any() and ((pixels == 0) | (pixels == 255)).mean() > 0.99:
+        return (
+            " Nearly all of its pixels are pure white or pure black: older versions of ComfyUI load a 16-bit greyscale "
+            "file like that, so save it with 8 bits per channel."
+        )
+    return ""
 
 
 def shrink_to_long_edge(pixels: np.ndarray, long_edge: int = LONG_EDGE) -> np.ndarray:

@@ -51,18 +51,19 @@ def order_faces(faces: Sequence[DetectedFace], selection: str, photo_size: tuple
     return sorted(faces, key=lambda face: rule(face, (width / 2, height / 2)))
 
 
-def choose_face(ordered: Sequence[DetectedFace], index: int) -> DetectedFace:
+def choose_face(ordered: Sequence[DetectedFace], index: int, no_face_hint: str = "") -> DetectedFace:
     """Chooses one of the faces of a photo.
 
     Args:
         ordered: the faces in the order of `order_faces`.
         index: which one, from 0.
+        no_face_hint: what the error adds if there are none, after a space.
 
     Raises:
         ConsisIDError: no faces, or an index beyond them. The caller adds which photo it was.
     """
     if not ordered:
-        raise ConsisIDError(f"No face found. {_ALSO_TRIED} {_GOOD_PHOTO}")
+        raise ConsisIDError(f"No face found. {_ALSO_TRIED} {_GOOD_PHOTO}{no_face_hint}")
     if not 0 <= index < len(ordered):
         raise ConsisIDError(
             f"face_index {index} does not exist: found {len(ordered)} face{'s' * (len(ordered) > 1)}, "

@@ -1,5 +1,6 @@
 """LoRA files in every format against diffusers' transformer with the same differences added to its weights by hand."""
 
+import copy
 import json
 import logging
 import re
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import comfy.model_management
 import comfy.model_patcher
 import folder_paths
+import peft
 import pytest
 import torch
 from consisid_pack.consisid_core.comfyui.transformer import load_facial_extractor, load_transformer
@@ -49,6 +51,16 @@ FORMATS = {
     "PEFT": ("base_model.model.{m}.lora_A.weight", "base_model.model.{m}.lora_B.weight"),
     "PEFT, adapter named": ("base_model.model.{m}.lora_A.default.weight", "base_model.model.{m}.lora_B.default.weight"),
     "kohya": ("lora_unet_{u}.lora_down.weight", "lora_unet_{u}.lora_up.weight"),
+    "VideoX-Fun": ("lora_unet__{u}.lora_down.weight", "lora_unet__{u}.lora_up.weight"),
+    "LyCORIS": ("lycoris_{u}.lora_down.weight", "lycoris_{u}.lora_up.weight"),
+    "SimpleTuner": (
+        "transformer.base_model.model.{m}.lora.down.weight",
+        "transformer.base_model.model.{m}.lora.up.weight",
+    ),
+    "PEFT, compiled, adapter named by the user": (
+        "base_model.model._orig_mod.{m}.lora_A.my style.weight",
+        "base_model.model._orig_mod.{m}.lora_B.my style.weight",
+    ),
     "OneTrainer": ("lora_transformer_{u}.lora_down.weight", "lora_transformer_{u}.lora_up.weight"),
     "original": ("diffusion_model.{m}.lora_A.weight", "diffusion_model.{m}.lora_B.weight"),
     "original, kohya's matrices": ("diffusion_model.{m}.lora_down.weight", "diffusion_model.{m}.lora_up.weight"),
@@ -230,13 +242,15 @@ SCALES = {
 
 
 @pytest.mark.parametrize(("config", "scale"), SCALES.values(), ids=SCALES.keys())
-@pytest.mark.parametrize("place", ["diffusers' pipeline", "diffusers' model", "PEFT"])
+@pytest.mark.parametrize("place", ["diffusers' pipeline", "diffusers' model", "finetrainers", "PEFT"])
 def test_stored_lora_config(place, config, scale, setup, folder, load, actual, expected, caplog):
     config = {**LORA_CONFIG, **config}
     if place == "PEFT":
         (folder / "adapter").mkdir(exist_ok=True)
         (folder / "adapter/adapter_config.json").write_text(json.dumps(config))
         model = load(tensors_of(setup.matrices, "PEFT"), name="adapter/adapter_model.safetensors")
+    elif place == "finetrainers":
+        model = load(tensors_of(setup.matrices), metadata={"lora_config": json.dumps(config)})
     else:
         pipeline = place == "diffusers' pipeline"
         prefix, style = ("transformer.", "diffusers") if pipeline else ("", "diffusers, no prefix")
@@ -246,7 +260,7 @@ def test_stored_lora_config(place, config, scale, setup, folder, load, actual, e
     assert not caplog.records
 
 
-@pytest.mark.parametrize("style", ["kohya", "diffusers"])
+@pytest.mark.parametrize("style", ["kohya", "diffusers", "VideoX-Fun"])
 def test_alpha_tensors_come_before_metadata(style, setup, load, actual, expected):
     tensors = tensors_of(setup.matrices, style)
     for key in list(tensors):
@@ -332,6 +346,112 @@ def test_on_fp8_weights(weight_dtype, setup, load, actual, expected):
     assert relative_error(wanted[0], plain[0]) > 0.5
 
 
+# ---- DoRA ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dora(setup):
+    """A DoRA that PEFT made: its tensors, its config, and what it adds to the reference's weights."""
+    config = peft.LoraConfig(r=RANK, lora_alpha=6, use_dora=True, target_modules=MODULES)
+    net = peft.inject_adapter_in_model(config, copy.deepcopy(setup.reference))
+    generator = torch.Generator().manual_seed(9)
+    for name, (down, up) in setup.matrices.items():
+        layer = net.get_submodule(name)
+        layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = down, up
+        magnitude = layer.lora_magnitude_vector["default"].weight.data
+        magnitude *= 0.5 + torch.rand(magnitude.shape, generator=generator)
+    tensors = {name: tensor.clone() for name, tensor in peft.get_peft_model_state_dict(net).items()}
+    assert sum("magnitude" in name for name in tensors) == len(MODULES)
+    differences = {}
+    for name in MODULES:
+        layer = net.get_submodule(name)
+        layer.merge()
+        differences[f"{name}.weight"] = layer.base_layer.weight.data - setup.reference.get_submodule(name).weight.data
+    return SimpleNamespace(tensors=tensors, config={**LORA_CONFIG, "use_dora": True}, differences=differences)
+
+
+def kohya_dora(dora, magnitude=lambda magnitude, ndim: magnitude.reshape(-1, *[1] * (ndim - 1))):
+    """The same as kohya and LyCORIS write it."""
+    tensors = {}
+    for name, tensor in dora.tensors.items():
+        module, kind = name.split(".lora_")
+        module = f"lora_unet_{module.replace('.', '_')}"
+        if kind == "magnitude_vector":
+            ndim = dora.tensors[name.replace("magnitude_vector", "A.weight")].ndim
+            tensors |= {f"{module}.dora_scale": magnitude(tensor, ndim), f"{module}.alpha": torch.tensor(6.0)}
+        else:
+            tensors[f"{module}.lora_{'down' if kind.startswith('A') else 'up'}.weight"] = tensor
+    return tensors
+
+
+@pytest.mark.parametrize("style", ["diffusers", "adapter named", "kohya", "kohya, flat"])
+def test_dora_equals_peft(style, setup, dora, load, actual, expected, caplog):
+    stored = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in dora.config.items()})}
+    tensors = {f"transformer.{name}": tensor for name, tensor in dora.tensors.items()}
+    if style == "adapter named":
+        tensors = {
+            re.sub("(vector|_A|_B)", r"\1.default", name) + (".weight" if "vector" in name else ""): tensor
+            for name, tensor in tensors.items()
+        }
+    elif style != "diffusers":
+        stored = None
+        tensors = kohya_dora(dora, *([lambda magnitude, ndim: magnitude.flatten()] if style == "kohya, flat" else []))
+    result = actual(load(tensors, metadata=stored))
+    wanted = expected(dora.differences)
+    assert_equal(result, wanted)
+    without = {
+        name: tensor for name, tensor in tensors.items() if not name.endswith(("dora_scale", "vector", "t.weight"))
+    }
+    assert relative_error(wanted[0], expected({})[0]) > 0.1 and len(without) < len(tensors)
+    assert not caplog.records
+
+
+def test_dora_of_peft_as_a_folder_and_at_half_strength(dora, folder, load, actual, expected):
+    (folder / "dora").mkdir()
+    (folder / "dora/adapter_config.json").write_text(json.dumps(dora.config))
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in dora.tensors.items()}
+    model = load(tensors, 0.5, "dora/adapter_model.safetensors")
+    assert_equal(actual(model), expected({name: 0.5 * value for name, value in dora.differences.items()}))
+
+
+def test_dora_on_fp8_weights(setup, dora, load, actual, expected):
+    """The magnitudes act on the weights as they are in fp8, and the result is rounded to fp8 once more."""
+    base = load_transformer(setup.file, "fp8_e4m3fn")
+    net = base.model.diffusion_model
+    plain, exact = actual(base), expected({})
+    weights = {name: net.get_parameter(name).float() for name, _ in setup.reference.named_parameters()}
+    for name, lora in merged(setup.matrices, 1.5).items():
+        changed = weights[name] + lora
+        magnitude = dora.tensors[name.replace("weight", "lora_magnitude_vector")]
+        length = changed.flatten(1).norm(dim=1)
+        weights[name] = changed * (magnitude.flatten() / length).reshape(-1, *[1] * (changed.ndim - 1))
+    wanted = expected({name: value - setup.reference.get_parameter(name).detach() for name, value in weights.items()})
+    result = actual(load(kohya_dora(dora), model=base))
+    assert relative_error(result[0], wanted[0]) <= relative_error(plain[0], exact[0]) <= 0.25
+    assert relative_error(result[1], wanted[1]) <= RELATIVE
+    assert relative_error(wanted[0], plain[0]) > 0.5
+
+
+def test_broken_doras_are_named(dora, refused):
+    module = "transformer_blocks.1.attn1.to_k"
+    magnitude = dora.tensors[f"{module}.lora_magnitude_vector"]
+    tensors = {name: tensor for name, tensor in dora.tensors.items() if not name.startswith(f"{module}.")}
+    refused(
+        {**tensors, f"{module}.lora_magnitude_vector": magnitude},
+        f"is a DoRA that has a magnitude of {module} without the matrices",
+    )
+    refused(
+        {**dora.tensors, f"{module}.lora_magnitude_vector": magnitude[:40]},
+        f"has tensors that do not fit: {module} is 48x48 here",
+        "and 40",
+    )
+    without = {name: tensor for name, tensor in dora.tensors.items() if "magnitude" not in name}
+    stored = {"lora_adapter_metadata": json.dumps(dora.config)}
+    refused(
+        without, "is a DoRA by its stored config, and its lora_magnitude_vector tensors are missing", metadata=stored
+    )
+
+
 # ---- what ComfyUI's own adapters take ------------------------------------------------------------------------------
 
 
@@ -373,13 +493,14 @@ def test_partial_fit_is_a_warning_with_counts(setup, load, actual, expected, cap
     strangers = {f"transformer.transformer_blocks.{i}.attn2.to_q.lora_A.weight": torch.zeros(4, 48) for i in range(9)}
     strangers["text_encoder.layers.0.q_proj.lora_A.weight"] = torch.zeros(4, 48)
     # A module that fits, in a part that ComfyUI does not know.
-    strangers["transformer.proj_out.lora_magnitude_vector"] = torch.ones(setup.matrices["proj_out"][1].shape[0])
+    strangers["transformer.proj_out.lora_B.bias"] = torch.ones(setup.matrices["proj_out"][1].shape[0])
     tensors = {**tensors_of(setup.matrices), **strangers}
     model = load(tensors)
     (record,) = [record for record in caplog.records if record.name == "consisid"]
     assert record.levelno == logging.WARNING
     counts = f"{len(MODULES)} weights are patched, and 11 of its {len(tensors)} tensors fit nothing"
     assert counts in record.getMessage()
+    assert "fit nothing in ConsisID (1 of a text encoder, which is not patched here) and are" in record.getMessage()
     names = record.getMessage().split("left out: ")[1].split(", ")
     assert len(names) == 11 and names[-1] == "…" and set(names[:-1]) < set(strangers)
     assert_equal(actual(model), expected(merged(setup.matrices)))

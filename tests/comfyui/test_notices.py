@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
 from comfy_execution.utils import CurrentNodeContext
 from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.comfyui.notices import count_steps, notices
@@ -109,11 +110,14 @@ def test_notices_are_for_servers_only(caplog, node_classes):
 class Client(Run):
     """Keeps the texts that the server sends to each node."""
 
-    def run(self, graph, interrupt_at=None):
-        """Node id -> its texts in order. interrupt_at: a text at which to interrupt."""
-        return asyncio.run(self._run(graph, interrupt_at))
+    def run(self, graph, interrupt_at=None, flags={"supports_preview_metadata": True}):
+        """Node id -> its texts in order.
 
-    async def _run(self, graph, interrupt_at):
+        interrupt_at: a text at which to interrupt. flags: declared to the server first, as the frontend does.
+        """
+        return asyncio.run(self._run(graph, interrupt_at, flags))
+
+    async def _run(self, graph, interrupt_at, flags):
         async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=300)) as session:
             await demo.wait_until_ready(self.server, session)
             buffer = bytes_io.BytesIO()
@@ -122,6 +126,8 @@ class Client(Run):
             demo.find_node(graph, "LoadImage")["inputs"]["image"] = photo
             client, texts, end = uuid.uuid4().hex, {}, "execution_interrupted" if interrupt_at else "execution_success"
             async with session.ws_connect("/ws", params={"clientId": client}, max_msg_size=0) as socket:
+                if flags is not None:
+                    await socket.send_json({"type": "feature_flags", "data": flags})
                 async with session.post("/prompt", json={"prompt": graph, "client_id": client}) as response:
                     assert response.ok, await response.text()
                 async for message in socket:
@@ -181,6 +187,30 @@ def test_notices_appear_on_the_node_that_gives_them_and_go_with_their_cause(clie
     assert set(texts) == {size, prompt, sampler}
 
     assert client.run(sound) == {}
+
+
+def demo_graph(**sampler):
+    graph = json.loads((ROOT / "tests" / "workflows" / "consisid_demo.json").read_text())
+    demo.find_node(graph, "ConsisIDSampler")["inputs"].update(steps=2, **sampler)
+    return graph
+
+
+@pytest.mark.parametrize("flags", [None, {}])
+def test_clients_that_declare_no_feature_flags_get_no_texts(client, flags):
+    assert client.run(demo_graph(seed=21 if flags is None else 22), flags=flags) == {}
+
+
+def test_a_client_that_takes_binary_messages_for_pictures_gets_the_video(client, tmp_path):
+    """comfy_api_simplified: its `queue_and_wait_images` returns whatever binary messages came, if any did."""
+    client.object_info()  # Waits until the server is ready.
+    Image.fromarray(data.astronaut()).save(tmp_path / "astronaut.png")
+    api = ComfyApiWrapper(client.server.url)
+    photo = api.upload_image(tmp_path / "astronaut.png")
+    workflow = ComfyWorkflowWrapper(demo_graph(seed=23))
+    workflow.set_node_param("Photo of the person", "image", f"{photo['subfolder']}/{photo['name']}")
+    files = api.queue_and_wait_images(workflow, "SaveVideo")
+    ((name, content),) = files.items()
+    assert name.endswith(".mp4") and content[4:8] == b"ftyp"
 
 
 def test_the_step_that_an_interrupted_run_came_to_is_shown(client):

@@ -172,7 +172,7 @@ def test_a_plan_that_is_unknown_here(release, place, load):
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"low_frequency": False}, "trained without the low-frequency half: of GLOBAL_ID only the size"),
+        ({"low_frequency": False}, "trained without the low-frequency half: GLOBAL_ID gives the size"),
         ({"high_frequency": False}, "trained without the high-frequency half: LOCAL_ID is left aside"),
         ({"is_kps": True}, "trained with key points, but GLOBAL_ID has none"),
         ({}, None),

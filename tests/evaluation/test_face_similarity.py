@@ -194,6 +194,8 @@ def test_a_reference_without_a_face_is_named(strict, paper, man):
         strict.reference([man[0], blank, man[1]])
     with refused("No face found in reference photo 1 of 1"):
         paper.reference([blank])
+    with refused("No face found in reference photo 1 of 1 .*16-bit greyscale file like that"):
+        strict.reference([np.full_like(blank, 255)])
     with refused("compares with one photo, and the reference holds 2"):
         paper.reference(man[:2])
 

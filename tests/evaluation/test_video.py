@@ -112,6 +112,48 @@ def test_a_transparent_picture_is_laid_on_white(tmp_path, mode):
     assert np.array_equal(raw, np.array(Image.open(path).convert("RGB")))
 
 
+@pytest.mark.parametrize("upright", [True, False])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_16_bit_photos_are_read_as_their_8_bit_twins(tmp_path, astronaut, name, upright):
+    grey = astronaut.mean(axis=2).astype(np.uint8)
+    Image.fromarray(grey * np.uint16(257)).save(tmp_path / name)
+    assert np.array_equal(read_picture(tmp_path / name, upright), np.dstack([grey] * 3))
+    for wide in (astronaut, np.dstack([astronaut, grey])):
+        cv2.imwrite(
+            str(tmp_path / name),
+            cv2.cvtColor(wide, cv2.COLOR_RGB2BGR if wide.shape[2] == 3 else cv2.COLOR_RGBA2BGRA) * np.uint16(257),
+        )
+        Image.fromarray(wide).save(tmp_path / "twin.png")
+        assert np.array_equal(read_picture(tmp_path / name, upright), read_picture(tmp_path / "twin.png", upright))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_grey_photos_on_their_side_are_turned(tmp_path, astronaut, dtype, suffix):
+    grey = astronaut[:, 100:, 0]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    values = grey * np.uint16(257) if dtype == np.uint16 else grey
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}", exif=exif)
+    assert np.array_equal(read_picture(tmp_path / f"a.{suffix}", upright=True)[..., 0], np.rot90(grey, -1))
+
+
+def test_the_first_picture_of_an_animation_is_read(tmp_path, astronaut):
+    frames = [Image.fromarray(picture) for picture in (astronaut, 255 - astronaut)]
+    for name in ("a.webp", "a.png", "a.tif"):
+        frames[0].save(
+            tmp_path / name, save_all=True, append_images=frames[1:], **({"lossless": True} if "w" in name else {})
+        )
+        assert np.array_equal(read_picture(tmp_path / name, upright=True), astronaut)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_other_kinds_of_pictures_are_read_as_pillow_shows_them(tmp_path, astronaut, mode):
+    picture = Image.fromarray(astronaut).convert(mode)
+    picture.save(tmp_path / "a.tif")
+    assert np.array_equal(read_picture(tmp_path / "a.tif", upright=True), np.asarray(picture.convert("RGB")))
+
+
 def test_bad_pictures_are_named(tmp_path, astronaut):
     with refused("The picture .*gone.png does not exist"):
         read_picture(tmp_path / "gone.png", upright=True)
@@ -123,5 +165,9 @@ def test_bad_pictures_are_named(tmp_path, astronaut):
         for name in ("text.png", "cut.png"):
             with refused(f"The picture .*{name} cannot be read .*Save it as"):
                 read_picture(tmp_path / name, upright)
+    Image.fromarray(astronaut[..., 0].astype(np.float32)).save(tmp_path / "float.tif")
+    for upright in (True, False):
+        with refused("The picture .*float.tif: its pixels are .* Save it with 8 or 16 bits per channel"):
+            read_picture(tmp_path / "float.tif", upright)
     with refused("The picture .*small.png: The photo is 8x8 px, too small"):
         read_picture(tmp_path / "small.png", upright=True)

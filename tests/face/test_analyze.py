@@ -12,6 +12,7 @@ from consisid_pack.consisid_core.face.parsing import BiSeNet
 from consisid_pack.consisid_core.face.photo import Photo
 from helpers.pictures import resize, tight, to_images
 from helpers.random_nets import randomise
+from PIL import Image
 from skimage import data
 
 
@@ -133,6 +134,18 @@ def test_an_error_names_the_photo(analyze, portrait):
         analyze(portrait, face_index=1)
     with pytest.raises(ConsisIDError, match=r"^Photo 1 of 1 \(13x13\): The photo is 13x13 px, too small"):
         analyze(resize(portrait, 0.05))
+
+
+def test_a_16_bit_photo_that_comfyui_cut_off_is_told(analyze, portrait):
+    """As the Load Image of ComfyUI 0.3.75 gives it: all but black is white."""
+    cut_off = np.asarray(Image.fromarray(portrait[..., 0] * np.uint16(257)).convert("RGB"))
+    with pytest.raises(
+        ConsisIDError, match=r"No face found\. .*16-bit greyscale file like that, so save it with 8 bits"
+    ):
+        analyze(cut_off)
+    with pytest.raises(ConsisIDError, match=r"No face found\. ") as error:
+        analyze(np.full_like(portrait, 127))
+    assert "16-bit" not in str(error.value)
 
 
 def test_an_empty_batch_is_refused(detector):

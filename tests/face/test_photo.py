@@ -6,8 +6,15 @@ import skimage.data
 import torch
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face.keypoints import map_points
-from consisid_pack.consisid_core.face.photo import Photo, shrink_to_long_edge, to_pixels
+from consisid_pack.consisid_core.face.photo import (
+    Photo,
+    cut_off_hint,
+    shrink_to_long_edge,
+    to_eight_bits,
+    to_pixels,
+)
 from helpers.pictures import similarity
+from PIL import Image
 
 
 def test_to_photo_gives_back_what_comfyui_loaded():
@@ -53,6 +60,88 @@ def test_grey_and_transparent_pictures(detector, astronaut_face):
 def test_unusable_pictures_are_refused(image, message):
     with pytest.raises(ConsisIDError, match=message):
         to_pixels(image)
+
+
+GREY = skimage.data.astronaut().mean(axis=2).astype(np.uint8)
+WIDE = GREY * np.uint16(257)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options", "expected"),
+    [
+        ("a.png", WIDE, {}, GREY),
+        ("a.tif", WIDE, {}, GREY),
+        ("a.tif", WIDE, {"compression": "tiff_lzw"}, GREY),
+        ("a.tif", WIDE.astype(">u2"), {}, GREY),
+        ("a.tif", WIDE, {"tiffinfo": {262: 0}}, 255 - GREY),
+        ("a.jp2", WIDE, {}, GREY),
+        ("a.pgm", WIDE, {}, GREY),
+        ("a.png", WIDE + np.uint16(100) * (GREY < 255), {}, GREY),
+    ],
+    ids=["PNG", "TIFF", "TIFF, compressed", "TIFF, big-endian", "TIFF, white is zero", "JPEG 2000", "PGM", "between"],
+)
+def test_16_bit_grey_is_as_its_8_bit_twin(tmp_path, name, values, options, expected):
+    Image.fromarray(values).save(tmp_path / name, **options)
+    with Image.open(tmp_path / name) as picture:
+        assert np.array_equal(np.asarray(to_eight_bits(picture)), expected)
+
+
+def test_12_bit_tiff(tmp_path):
+    values = np.array([[0, 4095, 2048, 16]])
+    high, low = values[:, ::2], values[:, 1::2]  # Two values in three bytes.
+    packed = np.stack([high >> 4, (high & 15) << 4 | low >> 8, low & 255], axis=-1).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    Image.fromarray(packed.reshape(1, -1)).save(path, tiffinfo={})
+    content = bytearray(path.read_bytes())
+    for tag, old, new in ((256, 6, 4), (258, 8, 12)):  # Width and bits of a sample.
+        at = content.index(tag.to_bytes(2, "little")) + 8
+        assert content[at] == old
+        content[at] = new
+    path.write_bytes(content)
+    with Image.open(path) as picture:
+        assert picture.mode == "I;16"
+        assert np.asarray(to_eight_bits(picture)).tolist() == [[0, 255, 128, 1]]
+
+
+def test_the_transparent_value_and_the_turn_of_16_bit_grey_are_kept(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(WIDE).save(tmp_path / "a.png", transparency=int(WIDE[5, 7]), exif=exif)
+    with Image.open(tmp_path / "a.png") as picture:
+        result = to_eight_bits(picture)
+    assert result.mode == "LA" and result.getexif()[0x0112] == 6
+    grey, alpha = np.moveaxis(np.asarray(result), 2, 0)
+    assert np.array_equal(grey, GREY) and np.array_equal(alpha == 0, GREY[5, 7] == GREY) and 0 < alpha.mean() < 255
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_8_bit_pictures_stay_themselves(mode):
+    picture = Image.fromarray(skimage.data.astronaut()).convert(mode)
+    assert to_eight_bits(picture) is picture
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("a.tif", np.int32), ("a.tif", np.float32), ("a.pfm", np.float32)])
+def test_pictures_without_a_white_are_refused(tmp_path, name, dtype):
+    Image.fromarray(GREY.astype(dtype)).save(tmp_path / name)
+    with (
+        Image.open(tmp_path / name) as picture,
+        pytest.raises(ConsisIDError, match="nothing says which of them is whi"),
+    ):
+        to_eight_bits(picture)
+
+
+def test_what_a_16_bit_photo_becomes_in_older_comfyui_is_told_from_other_pictures():
+    cut_off = np.asarray(Image.fromarray(WIDE).convert("RGB"))
+    assert "16-bit greyscale" in cut_off_hint(cut_off) and "16-bit greyscale" in cut_off_hint(
+        np.full_like(cut_off, 255)
+    )
+    for picture in (
+        skimage.data.astronaut(),
+        skimage.data.coffee(),
+        np.zeros_like(cut_off),
+        np.full_like(cut_off, 127),
+    ):
+        assert cut_off_hint(picture) == ""
 
 
 def random_image(rng):

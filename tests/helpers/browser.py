@@ -197,6 +197,16 @@ class Page:
         """
         return self.wait(script % node_type, f"a picture on {node_type}")
 
+    def wait_for_text(self, node_type, beginning):
+        """Waits until the node shows a text from the server that begins so."""
+        script = """
+            const node = app.graph.nodes.find((node) => node.type === arguments[0]);
+            const text = node.widgets.find((widget) => widget.name === '$$node-text-preview')?.value;
+            return !!text?.startsWith(arguments[1]);
+        """
+        waiting = WebDriverWait(self.driver, 60, poll_frequency=0.2)
+        waiting.until(lambda _: self.js(script, node_type, beginning), f"no {beginning!r} on {node_type}")
+
     def play_video(self):
         """Clicks the video on its node, waits until it plays, and returns its address, width, height and seconds."""
         self.click(FIT_VIEW)

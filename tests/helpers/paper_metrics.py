@@ -57,14 +57,20 @@ def frame_count(video):
 
 
 def read_frames(video, positions):
-    """Frames at positions, BGR as OpenCV gives them, without those that it does not give."""
-    capture = cv2.VideoCapture(str(video))
-    answers = []
-    for position in positions:
-        capture.set(cv2.CAP_PROP_POS_FRAMES, position)
-        answers.append(capture.read())
+    """Frames at positions, BGR as OpenCV gives them, without those that it does not give.
+
+    One after the other, not by CAP_PROP_POS_FRAMES: that goes by the mean rate, and where the rate varies it gives
+    another frame, or none for the last one.
+    """
+    capture, frames = cv2.VideoCapture(str(video)), {}
+    for number in range(max(positions) + 1):
+        there = capture.grab()
+        if there and number in positions:
+            there, frames[number] = capture.retrieve()
+        if not there:
+            break
     capture.release()
-    return [frame for there, frame in answers if there]
+    return [frames[position] for position in positions if position in frames]
 
 
 def largest_face(bgr, analysis):

@@ -67,7 +67,8 @@ class Run:
     def outputs(self, graph, photos=None):
         """Run the graph; returns {node id: what it shows or saves}, and the video's bytes or None.
 
-        photos: {file name in a Load Image node: uint8 [H, W, 3]}, by default the astronaut as portrait.png.
+        photos: {file name in a Load node: uint8 [H, W, 3], or the file's bytes}; the astronaut as portrait.png if not
+            given.
         """
         return asyncio.run(self._run(graph, photos or {"portrait.png": data.astronaut()}))
 
@@ -90,11 +91,16 @@ class Run:
             await demo.wait_until_ready(self.server, session)
             await demo.check_nodes(self.server, session)
             for name, pixels in photos.items():
-                buffer = io.BytesIO()
-                Image.fromarray(pixels).save(buffer, "PNG")
-                assert await demo.upload(session, name, buffer.getvalue()) == name
+                content = pixels if isinstance(pixels, bytes) else _png(pixels)
+                assert await demo.upload(session, name, content) == name
             prompt_id = await demo.execute(self.server, session, graph)
             has_video = any(node["class_type"] == "SaveVideo" for node in graph.values())
             video = await demo.fetch_video(session, prompt_id) if has_video else None
             async with session.get(f"/history/{prompt_id}") as response:
                 return (await response.json())[prompt_id]["outputs"], video
+
+
+def _png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

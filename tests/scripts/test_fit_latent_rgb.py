@@ -106,3 +106,12 @@ def test_fit_says_what_is_wrong(broken, models_dir, picture_files, tmp_path):
     result = run_script(*arguments)
     assert result.returncode != 0
     assert expected in result.stderr and "Traceback" not in result.stderr
+
+
+def test_16_bit_grey_is_read_as_its_8_bit_twin(tmp_path):
+    grey = data.astronaut()[..., 0]
+    Image.fromarray(grey * np.uint16(257)).save(tmp_path / "a.png")
+    assert np.array_equal(fit_latent_rgb.read_picture(tmp_path / "a.png"), np.dstack([grey] * 3))
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(fit_latent_rgb.ConsisIDError, match=r"a\.tif: its pixels are .*Save it with 8 or 16 bits"):
+        fit_latent_rgb.read_picture(tmp_path / "a.tif")

@@ -3,6 +3,7 @@
 The tiny set stands in for the released files, under their names and in their places.
 """
 
+import io
 import json
 import os
 import re
@@ -227,6 +228,27 @@ def test_files_that_serve_as_well_are_taken(place, weights, tmp_path, monkeypatc
     assert arguments[0] == "--extra-model-paths-config"
     folders = json.loads(Path(arguments[1]).read_text())["released_weights"]
     assert str(models / place.partition("/")[0]) in folders[place.partition("/")[0]].split("\n")
+
+
+def test_a_16_bit_photo_goes_to_comfyui_with_8_bits(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import demo
+
+    grey, exif = data.astronaut()[:400, :, 0], Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey * np.uint16(257)).save(tmp_path / "a.tif", exif=exif)
+    name, content = demo.read_picture(tmp_path / "a.tif")
+    assert name.startswith("photo_") and name.endswith(".png")
+    with Image.open(io.BytesIO(content)) as sent:
+        assert sent.mode == "L" and np.array_equal(np.asarray(sent), np.rot90(grey, -1))
+    Image.fromarray(grey).save(tmp_path / "a.tif")
+    name, content = demo.read_picture(tmp_path / "a.tif")
+    assert name.endswith(".tif") and content == (tmp_path / "a.tif").read_bytes()
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(
+        demo.UserError, match=r"^--image .*a.tif: its pixels are .*Save it with 8 or 16 bits per channel"
+    ):
+        demo.read_picture(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(

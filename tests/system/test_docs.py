@@ -201,6 +201,23 @@ def test_documents_lead_somewhere_and_name_the_options_that_there_are(document):
         assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
 
 
+def test_every_row_of_the_compatibility_page_is_checked():
+    page = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    lines = [
+        line for line in page.splitlines() if line.startswith("|") and not line.startswith(("| Node", "| Pack", "|--"))
+    ]
+    assert len(lines) > 30
+    for line in lines:
+        _, _, result, checked = (cell.strip() for cell in line.strip("|").split(" | "))
+        assert re.match(r"\*\*(works|needs|does nothing|wrong|cannot)\*\*", result), result
+        tests = re.findall("`([^`]+)`", checked)
+        assert tests or "](#" in checked, line
+        for test in tests:
+            file, _, name = test.rpartition("::")
+            source = (ROOT / (file or "tests/comfyui/test_compatibility.py")).read_text(encoding="utf-8")
+            assert f"def {name}(" in source, test
+
+
 def test_development_page_lists_the_options_of_the_demo():
     page = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
     program = (ROOT / "scripts" / "demo.py").read_text(encoding="utf-8")

@@ -11,19 +11,28 @@ from consisid_pack.consisid_core.face.identity_file import read_identity
 from consisid_pack.consisid_core.weights.parts import PARTS, REPOSITORY
 from helpers import ROOT
 from helpers.served import demo
-from skimage import data
+from helpers.templates import NEWER_NODES, TEMPLATES, camera_pan, clip, drawn, input_files, needs_newer
 
-TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 VIDEOS = [name for name in TEMPLATES if name != "consisid_identity_save"]
 NOTES = ("MarkdownNote", "Note")
 TITLE_BAR = 30
 """Pixels that a node's title takes above its position, and a group's below it."""
+OTHER_MODELS = {
+    "RealESRGAN_x4plus.safetensors": (
+        "https://huggingface.co/Comfy-Org/Real-ESRGAN_repackaged/resolve/main/RealESRGAN_x4plus.safetensors",
+        "upscale_models",
+    ),
+    "rife_v4.26.safetensors": (
+        "https://huggingface.co/Comfy-Org/frame_interpolation/resolve/main/frame_interpolation/rife_v4.26.safetensors",
+        "frame_interpolation",
+    ),
+}
+"""Address and folder of models that are not ConsisID's."""
+LENGTHS = {"consisid_smooth_and_large": "49 frames of 480 x 320 at 24 fps"}
+"""What the video of a template measures in test size, if not 17 frames of 240 x 160 at 8 fps."""
 
 for_each_template = pytest.mark.parametrize("name", TEMPLATES)
-
-
-def drawn(name):
-    return json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+for_each_that_runs = pytest.mark.parametrize("name", [name for name in TEMPLATES if not needs_newer(name)])
 
 
 def twin(name):
@@ -42,7 +51,7 @@ def widget_values(node):
         taken[name] = next(values)
         if name == "seed":
             assert next(values) in ("fixed", "increment", "decrement", "randomize")
-        if (node["type"], name) == ("LoadImage", "image"):
+        if (node["type"], name) in (("LoadImage", "image"), ("LoadVideo", "file")):
             assert next(values) == "image"
     assert next(values, None) is None, f"{node['type']} stores more values than it has widgets"
     return taken
@@ -54,6 +63,8 @@ def as_prompt(workflow):
     prompt = {}
     for node in nodes_that_run(workflow):
         inputs = widget_values(node)
+        if node["type"] == "SaveVideo":  # Newer servers look for the codec below the format.
+            inputs["format.codec"] = inputs["codec"]
         inputs.update({i["name"]: sources[i["link"]] for i in node["inputs"] if i["link"] is not None})
         title = node.get("title", node["type"])
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
@@ -106,7 +117,8 @@ def test_nodes_say_which_pack_they_come_from(name):
     for node in nodes_that_run(drawn(name)):
         ours = node["type"].startswith("ConsisID")
         properties = node["properties"]
-        assert (properties["cnr_id"], properties["ver"]) == ((pack, version) if ours else ("comfy-core", oldest))
+        core = ("comfy-core", NEWER_NODES.get(node["type"], oldest))
+        assert (properties["cnr_id"], properties["ver"]) == ((pack, version) if ours else core)
         assert properties["Node name for S&R"] == node["type"] and node["mode"] == 0
 
 
@@ -120,6 +132,9 @@ def test_single_safetensors_files_can_be_fetched_by_the_frontend(name):
         models = node["properties"].get("models", [])
         assert [model["name"] for model in models] == files
         for model in models:
+            if model["name"] in OTHER_MODELS:
+                assert (model["url"], model["directory"]) == OTHER_MODELS[model["name"]]
+                continue
             part = released[model["name"]]
             remote = f"{part.remote[0]}/{part.weights}" if part.weights else part.remote[0]
             assert model["url"] == f"https://huggingface.co/{REPOSITORY}/resolve/main/{remote}"
@@ -199,17 +214,13 @@ def in_test_size(name):
             node["inputs"].update(width=240, height=160, length=17)
         if node["class_type"] == "VAEDecodeTiled":
             node["inputs"]["tile_size"] = 128
+        if node["class_type"] == "ImageScale":
+            node["inputs"].update(width=240, height=160)
+        if node["class_type"] == "ImageFromBatch":
+            node["inputs"]["length"] = 17
+        if node["class_type"] == "ContextWindowsManual":
+            node["inputs"].update(context_length=3, context_overlap=1)
     return graph
-
-
-def photos():
-    """Three photos of one person: the astronaut, cropped, and mirrored and darker."""
-    astronaut = data.astronaut()
-    return {
-        "portrait.png": astronaut,
-        "portrait_2.png": astronaut[:384, 40:424],
-        "portrait_3.png": (astronaut[:, ::-1] * 0.8).astype(np.uint8),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -221,9 +232,9 @@ def frames(served, tmp_path_factory):
         if name not in finished:
             if name == "consisid_identity_to_video":
                 saved(served)
-            finished[name], video = served.frames(in_test_size(name), photos())
+            finished[name], video = served.frames(in_test_size(name), input_files())
             file = demo.save_without_overwriting(tmp_path_factory.mktemp("video"), video)
-            assert demo.describe_video(file).startswith("17 frames of 240 x 160 at 8 fps")
+            assert demo.describe_video(file).startswith(LENGTHS.get(name, "17 frames of 240 x 160 at 8 fps"))
         return finished[name]
 
     return run
@@ -233,11 +244,11 @@ def saved(served):
     """The identity file that consisid_identity_save writes, and what the template shows."""
     file = served.base / "models" / "consisid" / "identities" / "portrait.safetensors"
     file.unlink(missing_ok=True)
-    outputs, _ = served.outputs(in_test_size("consisid_identity_save"), photos())
+    outputs, _ = served.outputs(in_test_size("consisid_identity_save"), input_files())
     return file, outputs
 
 
-@for_each_template
+@for_each_that_runs
 def test_nodes_are_drawn_as_the_server_describes_them(name, info):
     """Sockets in the order of the server's, so that links and stored values meet the right ones in the frontend."""
     for node in nodes_that_run(drawn(name)):
@@ -254,7 +265,28 @@ def test_nodes_are_drawn_as_the_server_describes_them(name, info):
         assert [(o["name"], o["type"]) for o in node["outputs"]] == outputs[: len(node["outputs"])], node["type"]
 
 
-@pytest.mark.parametrize("name", VIDEOS)
+def missing_inputs(given, described, prefix=""):
+    """Required inputs that a node of the API format leaves out, those of the chosen option of a list included."""
+    missing = []
+    for kind in ("required", "optional"):
+        for name, (type_, *options) in described.get(kind, {}).items():
+            path = prefix + name
+            if path not in given:
+                missing += [path] * (kind == "required" and type_ != "COMFY_AUTOGROW_V3")
+            elif type_ == "COMFY_DYNAMICCOMBO_V3":
+                (chosen,) = [option for option in options[0]["options"] if option["key"] == given[path]]
+                missing += missing_inputs(given, chosen["inputs"], f"{path}.")
+    return missing
+
+
+@for_each_that_runs
+def test_graph_gives_all_inputs_that_the_server_asks_for(name, info):
+    """The server itself checks nothing below a list of options; clients such as comfy-cli do, and refuse the graph."""
+    for node in twin(name).values():
+        assert missing_inputs(node["inputs"], info[node["class_type"]]["input"]) == [], node["class_type"]
+
+
+@pytest.mark.parametrize("name", [name for name in VIDEOS if not needs_newer(name)])
 def test_template_makes_a_video(name, frames):
     pictures = frames(name)
     assert pictures.shape == (17, 160, 240, 3) and pictures.std() > 5
@@ -274,7 +306,7 @@ def test_saved_identity_makes_the_video_of_its_photo(frames):
 
 def test_several_photos_are_all_used(served, frames):
     assert np.abs(frames("consisid_several_photos").astype(int) - frames("consisid_text_to_video")).max() > 2
-    outputs, _ = served.outputs(in_test_size("consisid_several_photos"), photos())
+    outputs, _ = served.outputs(in_test_size("consisid_several_photos"), input_files())
     crops = served.pictures(outputs["4"])
     assert crops.shape == (3, 512, 512, 3)
     for a, b in itertools.combinations(crops.astype(int), 2):
@@ -286,3 +318,62 @@ def test_low_memory_changes_little(frames):
     usual, frugal = (frames(name).astype(int) for name in ("consisid_text_to_video", "consisid_low_memory"))
     difference = np.abs(usual - frugal)
     assert 0 < difference.mean() < usual.std() / 4, (difference.mean(), usual.std())
+
+
+needs_newer_nodes = pytest.mark.skipif(
+    needs_newer("consisid_smooth_and_large"), reason="this ComfyUI has not the nodes"
+)
+needs_newer_windows = pytest.mark.skipif(needs_newer("consisid_long_video"), reason="windows leave the face's latents")
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if needs_newer(name)])
+def test_a_template_for_newer_versions_says_so(served, name):
+    """In its note, and in one sentence when it is run all the same."""
+    assert "**Needs ComfyUI" in drawn(name)["nodes"][-1]["widgets_values"][0]
+    with pytest.raises(demo.UserError, match="Update ComfyUI to 0.33|FrameInterpolationModelLoader"):
+        served.frames(in_test_size(name), input_files())
+
+
+@needs_newer_windows
+def test_windows_of_a_long_video_all_see_the_face(served, frames):
+    graph = in_test_size("consisid_long_video")
+    graph["20"]["inputs"]["cond_retain_index_list"] = ""
+    faceless, _ = served.frames(graph, input_files())
+    difference = np.abs(frames("consisid_long_video").astype(int) - faceless).mean(axis=(1, 2, 3))
+    assert difference[9:].min() > 5 * difference[:5].max(), difference  # Frames of the second window, of the first.
+
+
+def test_video_to_video_starts_from_the_clip(served, frames):
+    """The less is made anew, the nearer the video is to the clip as the VAE gives it back."""
+
+    def made(denoise):
+        graph = in_test_size("consisid_video_to_video")
+        graph["14"]["inputs"]["denoise"] = denoise
+        return served.frames(graph, input_files())[0].astype(int)
+
+    clip_again = made(0.0)
+    distances = [np.abs(made(0.1) - clip_again).mean(), np.abs(frames("consisid_video_to_video") - clip_again).mean()]
+    assert 0.5 < distances[0] < distances[1] / 1.5, distances
+
+    mirrored = [np.ascontiguousarray(picture[:, ::-1]) for picture in camera_pan()]
+    other, _ = served.frames(in_test_size("consisid_video_to_video"), {**input_files(), "clip.mp4": clip(mirrored)})
+    assert np.abs(other.astype(int) - frames("consisid_video_to_video")).mean() > 1
+
+
+def test_a_clip_that_is_too_short_is_refused(served):
+    short = {**input_files(), "clip.mp4": clip(camera_pan()[:10])}
+    with pytest.raises(demo.UserError, match="GLOBAL_ID is made for 240x160, 17 frames, but the latent .* 9 frames"):
+        served.frames(in_test_size("consisid_video_to_video"), short)
+
+
+@needs_newer_nodes
+def test_enlarged_frames_stay_where_frames_are_put_between_them(served):
+    graph = in_test_size("consisid_smooth_and_large")
+    for name, node in (("large", "22"), ("smooth", "24")):
+        graph[name] = {"class_type": "SaveImage", "inputs": {"images": [node, 0], "filename_prefix": name}}
+    outputs, _ = served.outputs(graph, input_files())
+    large, smooth = (served.pictures(outputs[name]).astype(int) for name in ("large", "smooth"))
+    assert large.shape == (17, 320, 480, 3) and smooth.shape == (49, 320, 480, 3)
+    assert np.array_equal(smooth[::3], large) and large.std() > 5
+    between = np.abs(smooth[1::3] - large[:-1]).mean(axis=(1, 2, 3))
+    assert between.min() > 0.1, between
