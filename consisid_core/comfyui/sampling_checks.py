@@ -1,4 +1,5 @@
-"""What is said of the inputs of a sampling, by whatever sampler: prompts without identity, and untrained sizes."""
+"""What is said of the inputs of a sampling, by whatever sampler: prompts without identity, untrained sizes, and
+halves of the identity that a net does not know."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ def warn_of_inputs(guider: comfy.samplers.CFGGuider, shape: Sequence[int]) -> No
         shape: of the latents, [B, 16, T, h, w].
     """
     _warn_of_untrained_size(guider, shape)
+    _warn_of_untrained_halves(guider)
     comfy.patcher_extension.add_wrapper_with_key(
         comfy.patcher_extension.WrappersMP.CALC_COND_BATCH,
         "consisid",
@@ -52,6 +54,22 @@ def _warn_of_untrained_size(guider, shape):
             "Sampling %s%s; the model was trained at %s only, other sizes may cost likeness and quality.",
             in_windows, video_size(size[2:]), video_size(trained),
         )  # fmt: skip
+
+
+def _warn_of_untrained_halves(guider):
+    """Say what of the identity the net leaves aside by itself, and which key points it misses."""
+    config, warn = guider.model_patcher.model.config, logging.getLogger("consisid").warning
+    conds = [cond for prompt in guider.conds.values() for cond in prompt]
+    images = [cond["concat_latent_image"] for cond in conds if cond.get("concat_latent_image") is not None]
+    if images and not config.low_frequency:
+        warn("MODEL was trained without the low-frequency half: GLOBAL_ID gives the size of the video only.")
+    elif config.keypoints and any(image[:, :, 0].any() and not image[:, :, 1:2].any() for image in images):
+        warn(
+            "MODEL was trained with key points, but GLOBAL_ID has none, which may cost likeness. Switch keypoints on "
+            "in the ConsisID Global ID Extractor."
+        )
+    if not config.high_frequency and any(cond.get("identity_tokens") is not None for cond in conds):
+        warn("MODEL was trained without the high-frequency half: LOCAL_ID is left aside.")
 
 
 class _IdentityCheck:

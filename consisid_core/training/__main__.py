@@ -1,4 +1,4 @@
-"""Trains ConsisID: `prepare` turns videos into a cache, `run` trains from it. See `--help` of each."""
+"""Trains ConsisID: `prepare` turns videos into a cache, `run` trains from it, `export` writes what it learned."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 _COMMANDS = {
     "prepare": "videos and photos into a cache, once, so that a step of training costs what the transformer costs",
+    "cases": "photos and prompts that a run makes videos of as it trains",
     "run": "train from a cache, or go on with a run that was stopped",
+    "validation": "such videos from a checkpoint, at any time",
+    "export": "what a run has learned, as files for ComfyUI and diffusers",
 }
 _USAGE = "usage: python -m consisid_core.training COMMAND ...   (COMMAND --help says more)\n\n" + "\n".join(
-    f"  {name:9}{what}" for name, what in _COMMANDS.items()
+    f"  {name:12}{what}" for name, what in _COMMANDS.items()
 )
 
 

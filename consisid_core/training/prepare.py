@@ -10,12 +10,11 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 from ..errors import ConsisIDError, in_short, is_out_of_memory
 from ..evaluation.results import Results
-from ..face.providers import PROVIDER_CHOICES
 from ..weights.parts import is_disk_full
 from .cache import (
     Geometry,
@@ -29,9 +28,10 @@ from .cache import (
     write_index,
 )
 from .claims import claimed
-from .encoders import EncoderPaths, Encoders
+from .encoders import Encoders
 from .examples import ExampleMaker, Settings
 from .manifest import Record, Refused, read_manifest
+from .net_options import add_net_options, chosen_device, chosen_paths
 from .official import read_official
 from .report import write_report
 
@@ -68,16 +68,7 @@ def _parser():
         ("variants", defaults.variants, "of the noise on a photo; the first has none"),
     ):
         sizes.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
-    nets = parser.add_argument_group("nets", "by default the released ones, where they lie in a ComfyUI")
-    nets.add_argument("--comfyui", metavar="DIR", help="ComfyUI's folder, or a models folder (default: as `weights`)")
-    nets.add_argument("--vae", metavar="FILE", type=Path)
-    nets.add_argument("--text-encoder", metavar="PATH", type=Path, help="T5 v1.1: a file or a folder of shards")
-    nets.add_argument("--tokenizer", metavar="DIR", type=Path, help="default: beside the text encoder, else ComfyUI's")
-    nets.add_argument("--eva", metavar="FILE", type=Path)
-    nets.add_argument("--parser", metavar="FILE", type=Path, help="BiSeNet face parser")
-    nets.add_argument("--pack", metavar="DIR", type=Path, help="insightface pack")
-    nets.add_argument("--device", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
-    nets.add_argument("--provider", choices=PROVIDER_CHOICES, default="auto", help="runs the face pack")
+    add_net_options(parser)
     return parser
 
 
@@ -106,15 +97,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(options):
-    import torch
-
     settings = _settings(options)
     records = read_records(options.manifest)
     _check_folder(options.cache)
-    given = {field.name: getattr(options, field.name) for field in fields(EncoderPaths)}
-    paths = EncoderPaths.find(options.comfyui, **given)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    encoders = Encoders(paths, device, options.provider, settings.geometry.text_length)
+    paths = chosen_paths(options)
+    encoders = Encoders(paths, chosen_device(options), options.provider, settings.geometry.text_length)
     return prepare(records, options.cache, encoders, paths.fingerprints(), settings)
 
 
