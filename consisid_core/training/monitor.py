@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..errors import optional_library
+from ..errors import ConsisIDError
 from ..model.schedule import NUM_TRAIN_TIMESTEPS
 from .conditions import DRAWS
 from .distributed import Ranks
@@ -36,10 +36,15 @@ class Monitor:
         """
         self.every, self.ranks = every, ranks
         self.writer = None
-        with optional_library("Training"):
-            from torch.utils.tensorboard import SummaryWriter
-            from tqdm import tqdm
+        from tqdm import tqdm
+
         if ranks.is_first:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ConsisIDError(
+                    f"Training needs TensorBoard, which does not import here ({error}): pip install tensorboard"
+                ) from None
             self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not ranks.is_first, dynamic_ncols=True)
         self._clear()

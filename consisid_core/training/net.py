@@ -131,11 +131,12 @@ def add_lora(net: nn.Module, lora: Lora) -> None:
     Raises:
         ConsisIDError: peft is not installed, or no layer has such a name.
     """
-    from ..errors import optional_library
-
-    with optional_library("Training a LoRA"):
+    try:
         from peft import LoraConfig, inject_adapter_in_model
-
+    except ImportError as error:
+        raise ConsisIDError(
+            f"Training a LoRA needs peft, which does not import here ({error}): pip install peft"
+        ) from None
     settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=lora.targets)
     try:
         inject_adapter_in_model(settings, net)

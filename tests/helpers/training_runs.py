@@ -22,6 +22,27 @@ NET = TransformerConfig(
 )  # fmt: skip
 """For clips of `helpers.training.GEOMETRY` with texts of 12 x 24."""
 
+SIZES = """
+num_layers = 2
+head_dim = 16
+text_embed_dim = 24
+time_embed_dim = 16
+max_text_length = 12
+sample_width = 6
+sample_height = 4
+sample_frames = 3
+"""
+FACE = """
+[net.facial_extractor]
+id_dim = 544
+vit_dim = 64
+depth = 5
+heads = 2
+head_dim = 8
+output_dim = 32
+"""
+"""Lines of `[net]` for a new net of this kind; heads and the width of the feed-forward are missing."""
+
 
 def small_clips(count=6, sharp=False, **options):
     """sharp: whether the VAE's posteriors have no spread."""

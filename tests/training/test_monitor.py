@@ -1,7 +1,10 @@
 """What TensorBoard shows."""
 
+import sys
+
 import pytest
 import torch
+from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.training.conditions import DRAWS
 from consisid_pack.consisid_core.training.distributed import Ranks
 from consisid_pack.consisid_core.training.loop import StepReport
@@ -72,3 +75,9 @@ def test_only_the_first_process_speaks(tmp_path, capsys):
     monitor.say("A line.")
     monitor.close()
     assert "".join(capsys.readouterr()) == "" and not (tmp_path / "tensorboard").exists()
+
+
+def test_a_missing_tensorboard_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ConsisIDError, match="Training needs TensorBoard.*pip install tensorboard"):
+        Monitor(tmp_path, 0, 10, every=1, ranks=CPU)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import pytest
 import torch
@@ -20,13 +21,10 @@ from consisid_pack.consisid_core.training.net import (
     trained_names,
 )
 from helpers.oracle import relative_error
-from helpers.training_runs import NET, small_config
+from helpers.training_runs import FACE, NET, SIZES, small_config
 from safetensors.torch import load_file, save_file
 
 LORA = Lora(rank=3, alpha=6.0, targets=["to_q", "to_k", "to_v", "to_out.0"])
-SIZES = "num_layers = 2\nnum_heads = 3\nhead_dim = 16\nff_dim = 96\ntext_embed_dim = 24\ntime_embed_dim = 16\n"
-SIZES += "max_text_length = 12\nsample_width = 6\nsample_height = 4\nsample_frames = 3\n"
-FACE = "[net.facial_extractor]\nid_dim = 544\nvit_dim = 64\ndepth = 5\nheads = 2\nhead_dim = 8\noutput_dim = 32\n"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +86,7 @@ def test_cogvideox_weights_get_new_face_modules(folder, caplog):
 
 def test_a_new_net_follows_from_the_seed(folder):
     def new(seed):
-        config = small_config(folder, f"[run]\nseed = {seed}\n", net=SIZES + FACE)
+        config = small_config(folder, f"[run]\nseed = {seed}\n", net=f"{SIZES}num_heads = 3\nff_dim = 96\n{FACE}")
         return build_net(dataclasses.replace(config, weights=dataclasses.replace(config.weights, transformer="")))
 
     one, again, other = new(1), new(1), new(2)
@@ -190,3 +188,9 @@ def test_names_are_those_of_the_file_whatever_is_wrapped_around():
     name = "module.transformer.transformer_blocks.0._checkpoint_wrapped_module.ff.net.2.weight"
     assert clean_name(name) == "transformer_blocks.0.ff.net.2.weight"
     assert clean_name("patch_embed.proj.bias") == "patch_embed.proj.bias"
+
+
+def test_a_missing_peft_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConsisIDError, match="Training a LoRA needs peft.*pip install peft"):
+        add_lora(build_net(small_config(folder)), LORA)
