@@ -8,8 +8,8 @@ from helpers import ROOT
 
 # From the lowest to the highest. dev is imported by no other, so it stands above all of them.
 ROOMS = (
-    "errors", "types", "model", "checkpoint", "face", "evaluation", "weights", "people", "training", "batch", "comfyui",
-    "nodes", "__init__", "dev",
+    "errors", "types", "command_line", "model", "checkpoint", "face", "evaluation", "weights", "people", "training",
+    "batch", "comfyui", "nodes", "__init__", "dev",
 )  # fmt: skip
 COMFYUI = {
     "comfy", "comfy_api", "comfy_execution", "comfy_extras", "execution", "folder_paths", "latent_preview",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ..checkpoint.model_folders import ModelFolders
+from ..command_line import run_command
 from ..errors import ConsisIDError
 from ..face.providers import PROVIDER_CHOICES, resolve_providers
 from . import batch
@@ -132,17 +133,7 @@ def main(arguments: list[str]) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except ConsisIDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or options.run_dir}: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped; the next run goes on where this one stopped.", file=sys.stderr)
-        return 130
+    return run_command(lambda: _run(options), options.run_dir, "the next run goes on where this one stopped")
 
 
 if __name__ == "__main__":

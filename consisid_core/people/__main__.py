@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 
+from ..command_line import run_command
 from ..errors import ConsisIDError
 
 
@@ -64,18 +65,7 @@ def main(arguments: list[str]) -> int:
         The exit code.
     """
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except ConsisIDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or options.out}: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped; the next start goes on where this one stopped.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: _run(options), options.out, "the next start goes on where this one stopped")
 
 
 if __name__ == "__main__":

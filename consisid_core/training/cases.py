@@ -10,7 +10,6 @@ import json
 import logging
 import re
 import shutil
-import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,6 +22,7 @@ import torch
 from ..checkpoint.fit import about, load_exactly
 from ..checkpoint.nets import vae_weights
 from ..checkpoint.reading import read_checkpoint
+from ..command_line import run_command
 from ..errors import ConsisIDError, in_short
 from ..evaluation.face_similarity import FaceScorer
 from ..evaluation.models import PAPER_PACK
@@ -284,21 +284,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command with these arguments. Returns its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
-        notes = _run(options)
-    except ConsisIDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or options.cache}: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped; nothing was changed.", file=sys.stderr)
-        return 130
-    for note in notes:
-        print(f"note: {note}")
-    print(f"Runs that train from {options.cache} make these videos at intervals.")
-    return 0
+    return run_command(lambda: _run(options), options.cache, "nothing was changed")
 
 
 def _run(options):
@@ -311,4 +297,6 @@ def _run(options):
     usual = paths.pack.with_name(PAPER_PACK)
     score_pack = options.score_pack or (usual if usual.is_dir() else paths.pack)
     encoders = Encoders(paths, chosen_device(options), options.provider, cache.geometry.text_length)
-    return make_cases(requests, cache, encoders, paths.vae, score_pack, options.provider)
+    for note in make_cases(requests, cache, encoders, paths.vae, score_pack, options.provider):
+        print(f"note: {note}")
+    print(f"Runs that train from {options.cache} make these videos at intervals.")

@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ..command_line import run_command
 from ..errors import ConsisIDError
 from ..evaluation.face_similarity import FaceScorer, Reference
 from ..evaluation.results import whole_file
@@ -238,22 +238,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command with these arguments. Returns its exit code."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
-        scores = _run(options)
-    except ConsisIDError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or options.target}: {error.strerror or error}.", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
-    for score in scores:
-        without = f"{score.frames_without_face} of {score.frames} frames without a face"
-        print(f"{score.name}: FaceSim {score.face_sim:.3f}, {without}")
-    print(f"Wrote {options.target}.")
-    return 0
+    return run_command(lambda: _run(options), options.target)
 
 
 def _run(options):
@@ -277,4 +262,7 @@ def _run(options):
         latents = validator.latents(predictor(net), net.config, device, bar.update)
     progress = weights.progress
     facts = {"step": progress.step, "stage": progress.stage, "is_averaged": weights.is_averaged}
-    return validator.write(options.target, latents, device, facts)
+    for score in validator.write(options.target, latents, device, facts):
+        without = f"{score.frames_without_face} of {score.frames} frames without a face"
+        print(f"{score.name}: FaceSim {score.face_sim:.3f}, {without}")
+    print(f"Wrote {options.target}.")
