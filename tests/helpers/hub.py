@@ -27,6 +27,8 @@ class Hub:
         """Answered to requests for large files only."""
         self.cut_at = None
         """Close the connection at this byte of the next large file, once."""
+        self.file_status_after_cut = None
+        """What `file_status` becomes with that."""
         self.corrupt = None
         """Path of a file of which one byte is sent wrong."""
         self.rate = None
@@ -158,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         hub = self.hub
         if faulty and hub.cut_at is not None and start <= hub.cut_at < start + len(content):
-            content, hub.cut_at = content[: hub.cut_at - start], None
+            content, hub.cut_at, hub.file_status = content[: hub.cut_at - start], None, hub.file_status_after_cut
             self.close_connection = True
         try:
             step = max(1, hub.rate // 20) if faulty and hub.rate else len(content) or 1

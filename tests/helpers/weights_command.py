@@ -1,15 +1,26 @@
-"""Runs `python -m consisid_core.weights` as a user does: in the pack's folder, in a process of its own."""
+"""Runs `python -m consisid_core.weights`: in the pack's folder and in a process of its own, as a user does, or in the
+process of the tests, which has imported PyTorch already."""
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 import pytest
+from consisid_pack.consisid_core.weights.__main__ import main
 
 from helpers import ROOT
+
+_AS_A_USER = ["-m", "consisid_core.weights"]
+# The same with every sleep a hundredth as long: huggingface_hub waits 23 seconds in all before it gives up.
+_HURRIED = [
+    "-c",
+    "import runpy, time; sleep = time.sleep; time.sleep = lambda seconds: sleep(seconds / 100);"
+    "runpy.run_module('consisid_core.weights', run_name='__main__', alter_sys=True)",
+]
 
 
 def environment(endpoint="http://127.0.0.1:9", **variables):
@@ -20,11 +31,11 @@ def environment(endpoint="http://127.0.0.1:9", **variables):
     return {**kept, "HF_ENDPOINT": endpoint, "HF_HOME": home, "PYTHONUNBUFFERED": "1", **variables}
 
 
-def start(*arguments, **options):
-    """The running command, as a Popen with text streams."""
+def start(*arguments, hurried=False, **options):
+    """The running command, as a Popen with text streams. hurried: its waits between attempts are shorter."""
     options = {"env": environment(), "stdin": subprocess.DEVNULL, **options}
     return subprocess.Popen(
-        [sys.executable, "-m", "consisid_core.weights", *map(str, arguments)],
+        [sys.executable, *(_HURRIED if hurried else _AS_A_USER), *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -41,6 +52,13 @@ def run(*arguments, answer=None, timeout=240, **options):
     out, err = process.communicate(answer, timeout=timeout)
     assert "Traceback" not in out + err, err
     return process.returncode, out, err
+
+
+def call(*arguments):
+    """`run` in this process, for what needs no environment, limits or signals: imports take longest otherwise."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(list(map(str, arguments)))
+    return code, out.getvalue(), err.getvalue()
 
 
 def tiny_release(models_dir, folder):

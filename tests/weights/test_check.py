@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from helpers.hub import Hub
-from helpers.weights_command import environment, installed, run, tiny_release
+from helpers.weights_command import call, environment, installed, run, tiny_release
 from safetensors.torch import load_file, save_file
 
 SHARD_1, SHARD_2 = (f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2))
@@ -29,15 +29,15 @@ def truncate(file):
     os.truncate(file, file.stat().st_size - 100)
 
 
-def check(models, *parts, **options):
+def check(models, *parts, command=call, **options):
     """(exit code, {part: what is said of it})"""
-    code, out, err = run("--check", models, *(word for part in parts for word in ("--part", part)), **options)
+    code, out, err = command("--check", models, *(word for part in parts for word in ("--part", part)), **options)
     assert not err
     return code, dict(line.split(": ", 1) for line in out.splitlines())
 
 
 def test_a_complete_set_is_ok(models):
-    code, said = check(models)
+    code, said = check(models, command=run)
     assert code == 0 and len(said) == 7
     assert said["transformer"] == "ok, 6.3 MB: 299 parameters, F32 in 2 files, random demo weights"
     assert said["vae"].startswith("ok, 9.0 MB: 240 parameters, F32")
@@ -186,10 +186,10 @@ def test_pickles_of_the_old_form_are_whole(models):
         write_old_pickle(face / name)
     code, said = check(models, "face_parsing", "eva_clip")
     assert code == 0 and said["face_parsing"].startswith("ok, ") and said["eva_clip"].startswith("ok, ")
-    _, out, _ = run("list", models)
+    _, out, _ = call("list", models)
     assert re.search("^face_parsing +present ", out, re.M) and re.search("^eva_clip +present ", out, re.M)
     truncate(face / "parsing_bisenet.pth")
-    _, out, _ = run("list", models)
+    _, out, _ = call("list", models)
     assert re.search("^face_parsing +incomplete ", out, re.M)
     code, said = check(models, "face_parsing")
     assert code == 1 and "parsing_bisenet.pth cannot be read as a weight file" in said["face_parsing"]
@@ -208,7 +208,7 @@ def test_values_that_are_not_finite_are_named(models):
 def test_a_missing_package_is_not_taken_for_a_bad_download(models, tmp_path):
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm/__init__.py").write_text("raise ImportError('no timm here', name='timm')")
-    code, said = check(models, "eva_clip", env=environment(PYTHONPATH=str(tmp_path)))
+    code, said = check(models, "eva_clip", command=run, env=environment(PYTHONPATH=str(tmp_path)))
     assert code == 1 and "needs a Python package that does not import here (no timm here)" in said["eva_clip"]
     assert "ownload it again" not in said["eva_clip"]
 
@@ -227,7 +227,7 @@ def test_hash_finds_what_names_and_shapes_cannot(models, release):
 def test_a_substitute_is_named(models):
     folder = models / "diffusion_models/ConsisID-preview/transformer"
     target = models / "diffusion_models/single.safetensors"
-    assert run("convert", folder, target, "--dtype", "fp8_e4m3fn")[0] == 0
+    assert call("convert", folder, target, "--dtype", "fp8_e4m3fn")[0] == 0
     shutil.rmtree(folder)
     code, said = check(models, "transformer")
     assert code == 1 and "missing" in said["transformer"]  # Demo weights are no substitute.

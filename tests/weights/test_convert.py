@@ -14,7 +14,7 @@ import torch
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.weights.convert import UNCAST
 from helpers import ROOT
-from helpers.weights_command import contents, run, small_disk, start
+from helpers.weights_command import call, contents, run, small_disk, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -59,7 +59,7 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize("dtype", TORCH_DTYPES)
 def test_converted_loads_as_the_original_with_that_weight_dtype(transformer, models_dir, run_node, dtype):
     target = models_dir / f"diffusion_models/converted/{dtype}.safetensors"
-    code, out, err = run("convert", transformer, target, "--dtype", dtype)
+    code, out, err = call("convert", transformer, target, "--dtype", dtype)
     assert code == 0 and f"wrote {target}: 299 parameters" in out, err
     weight_dtype = "default" if dtype == "fp32" else dtype
     original = loaded(run_node, "consisid_demo/transformer", weight_dtype)
@@ -79,7 +79,7 @@ def test_converted_loads_as_the_original_with_that_weight_dtype(transformer, mod
 
 def test_every_form_gives_the_same_file(transformer, tmp_path):
     """A single .bin beside its config.json, a larger checkpoint with its config inside, a model that ComfyUI saved."""
-    assert run("convert", transformer, tmp_path / "expected.safetensors", "--dtype", "bf16")[0] == 0
+    assert call("convert", transformer, tmp_path / "expected.safetensors", "--dtype", "bf16")[0] == 0
     expected = load_file(tmp_path / "expected.safetensors")
     checkpoint = read_checkpoint(transformer)
     state_dict, config = checkpoint.tensors, checkpoint.config
@@ -96,27 +96,27 @@ def test_every_form_gives_the_same_file(transformer, tmp_path):
     torch.save({**state_dict, "consisid_config": saved_config}, tmp_path / "saved.pth")
     for name in ("diffusion_pytorch_model.bin", "larger.safetensors", "saved.safetensors", "saved.pth"):
         target = tmp_path / "out" / f"{name}.safetensors"
-        code, _, err = run("convert", tmp_path / name, target, "--dtype", "bf16")
+        code, _, err = call("convert", tmp_path / name, target, "--dtype", "bf16")
         assert code == 0, err
         assert_same(load_file(target), expected)
 
     save_file(state_dict, tmp_path / "bare.safetensors")  # Nothing says what size its position table is for.
-    code, _, err = run("convert", tmp_path / "bare.safetensors", tmp_path / "out/bare.safetensors", "--dtype", "bf16")
+    code, _, err = call("convert", tmp_path / "bare.safetensors", tmp_path / "out/bare.safetensors", "--dtype", "bf16")
     assert code == 1 and "position table of" in err and not (tmp_path / "out/bare.safetensors").exists()
 
 
 def test_vae_and_text_encoder_convert_too(models_dir, run_node, tmp_path):
     vae = models_dir / "vae/consisid_demo/diffusion_pytorch_model.safetensors"
     target = models_dir / "vae/converted.safetensors"
-    assert run("convert", vae, target, "--dtype", "fp32")[0] == 0
+    assert call("convert", vae, target, "--dtype", "fp32")[0] == 0
     assert_same(load_file(target), load_file(vae))
     (loaded_vae,) = run_node("ConsisIDVAELoader", vae_name="converted.safetensors")
     assert loaded_vae.latent_channels == 16
-    code, _, err = run("convert", vae, tmp_path / "vae8.safetensors", "--dtype", "fp8_e4m3fn")
+    code, _, err = call("convert", vae, tmp_path / "vae8.safetensors", "--dtype", "fp8_e4m3fn")
     assert code == 1 and "VAE, which does not run in fp8" in err
 
     target = models_dir / "text_encoders/converted.safetensors"
-    assert run("convert", models_dir / "text_encoders/consisid_demo/text_encoder", target, "--dtype", "bf16")[0] == 0
+    assert call("convert", models_dir / "text_encoders/consisid_demo/text_encoder", target, "--dtype", "bf16")[0] == 0
     names = ("consisid_demo/text_encoder", "converted.safetensors")
     clips = [run_node("ConsisIDTextEncoderLoader", text_encoder_name=name)[0] for name in names]
     original, converted = (clip.encode_from_tokens(clip.tokenize("a person smiles")) for clip in clips)
@@ -147,9 +147,9 @@ def test_memory_stays_bounded(large, tmp_path):
 def test_an_existing_target_is_refused(transformer, tmp_path):
     target = tmp_path / "mine.safetensors"
     target.write_bytes(b"mine")
-    code, _, err = run("convert", transformer, target, "--dtype", "bf16")
+    code, _, err = call("convert", transformer, target, "--dtype", "bf16")
     assert code == 1 and "exists already" in err and contents(tmp_path) == {"mine.safetensors": b"mine"}
-    code, _, err = run("convert", transformer, tmp_path / "a.bin", "--dtype", "bf16")
+    code, _, err = call("convert", transformer, tmp_path / "a.bin", "--dtype", "bf16")
     assert code == 1 and "must end in .safetensors" in err
 
 
@@ -158,15 +158,15 @@ def test_a_damaged_source_is_named(transformer, tmp_path):
     shutil.copytree(transformer, source)
     shard = source / "diffusion_pytorch_model-00002-of-00002.safetensors"
     os.truncate(shard, 100_000)
-    code, _, err = run("convert", source, tmp_path / "a.safetensors", "--dtype", "bf16")
+    code, _, err = call("convert", source, tmp_path / "a.safetensors", "--dtype", "bf16")
     assert code == 1 and f"{shard} is truncated: it holds 100,000 of 3,872,304 bytes" in err
     shard.unlink()
-    code, _, err = run("convert", source, tmp_path / "a.safetensors", "--dtype", "bf16")
+    code, _, err = call("convert", source, tmp_path / "a.safetensors", "--dtype", "bf16")
     assert code == 1 and "is incomplete" in err and shard.name in err
-    code, _, err = run("convert", tmp_path / "absent.safetensors", tmp_path / "a.safetensors", "--dtype", "bf16")
+    code, _, err = call("convert", tmp_path / "absent.safetensors", tmp_path / "a.safetensors", "--dtype", "bf16")
     assert code == 1 and "absent.safetensors does not exist" in err
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
-    code, _, err = run("convert", tmp_path / "other.safetensors", tmp_path / "a.safetensors", "--dtype", "bf16")
+    code, _, err = call("convert", tmp_path / "other.safetensors", tmp_path / "a.safetensors", "--dtype", "bf16")
     assert code == 1 and "is no transformer, VAE or T5" in err
     assert not (tmp_path / "a.safetensors").exists() and not list(tmp_path.glob("*.part"))
 
@@ -185,7 +185,7 @@ def test_values_that_do_not_fit_are_named(tmp_path, value, dtype, sentence):
     weight = torch.ones(3, 3)
     weight[1, 1] = value
     save_file({T5_MARK: torch.ones(2, 2), "shared.weight": weight}, tmp_path / "t5.safetensors")
-    code, _, err = run("convert", tmp_path / "t5.safetensors", tmp_path / "a.safetensors", "--dtype", dtype)
+    code, _, err = call("convert", tmp_path / "t5.safetensors", tmp_path / "a.safetensors", "--dtype", dtype)
     assert code == 1 and f"error: shared.weight {sentence}" in err
     assert set(contents(tmp_path)) == {"t5.safetensors"}
 
