@@ -8,7 +8,7 @@ from helpers import ROOT
 
 # From the lowest to the highest. dev is imported by no other, so it stands above all of them.
 ROOMS = (
-    "errors", "types", "model", "checkpoint", "face", "evaluation", "weights", "training", "people", "batch", "comfyui",
+    "errors", "types", "model", "checkpoint", "face", "evaluation", "weights", "people", "training", "batch", "comfyui",
     "nodes", "__init__", "dev",
 )  # fmt: skip
 COMFYUI = {

@@ -19,6 +19,9 @@ SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".bin", ".pth", ".pt", ".ckpt")
 GGUF = ".gguf"
 
+_LIBRARY_STEMS = ("diffusion_pytorch_model", "model")
+"""What diffusers and transformers call a file of weights that has its config.json beside it."""
+
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.(safetensors|bin)$")
 
 
@@ -46,7 +49,7 @@ def checkpoint_files(path: Path | str) -> tuple[list[Path], dict]:
         path: a file, or a folder of shards with an index.
 
     Returns:
-        (files, diffusers' config or {}).
+        (files, the config of diffusers or transformers, or {}).
 
     Raises:
         ConsisIDError: for a single shard, a folder without an index, an unreadable index or config, a missing shard,
@@ -60,8 +63,8 @@ def checkpoint_files(path: Path | str) -> tuple[list[Path], dict]:
                 "folder of their own and choose that folder."
             )
         config = path.with_name("config.json")
-        is_diffusers = path.stem == "diffusion_pytorch_model" and config.is_file()
-        return [path], _read_json(config) if is_diffusers else {}
+        is_theirs = path.stem in _LIBRARY_STEMS and config.is_file()
+        return [path], _read_json(config) if is_theirs else {}
     index = _index_of(path)
     names = sorted({str(name) for name in _weight_map(index).values()})
     missing = [name for name in names if not (path / name).is_file()]

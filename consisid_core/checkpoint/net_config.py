@@ -2,7 +2,8 @@
 
 What shapes cannot tell of the transformer (head sizes of the face modules, the injection interval, the size that the
 position table was trained at) comes from diffusers' config keys where they agree with the shapes, else from the
-released defaults: the released config carries stale keys.
+released defaults: the released config carries stale keys. What the weights were trained with, the plan of injection, is
+in no shape: a config that says nothing of it means the release's.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import WeightsError
-from ..model.config import FacialExtractorConfig, TransformerConfig
+from ..model.config import INJECTIONS, FacialExtractorConfig, TransformerConfig
 from .fit import describe_weights
 
 T5_VOCABULARY = 32128
+
+_PLAN_KEYS = ("injection", "low_frequency", "high_frequency")
+"""Of the config, besides diffusers' own `is_kps`."""
 
 Shapes = Mapping[str, Sequence[int]]
 """Parameter name -> shape."""
@@ -29,6 +33,7 @@ def infer_transformer_config(shapes: Shapes, config: Mapping | None = None) -> T
     Raises:
         WeightsError: saying what the weights are instead, if they are not a ConsisID transformer.
     """
+    plan = _plan(config or {})
     # What is no positive number cannot agree with any shape.
     config = {key: value for key, value in (config or {}).items() if isinstance(value, int) and value > 0}
     _require_consisid(shapes)
@@ -57,6 +62,7 @@ def infer_transformer_config(shapes: Shapes, config: Mapping | None = None) -> T
         learned_positions=positions is not None,
         cross_attn_interval=_interval(num_layers, _count(shapes, "perceiver_cross_attention"), config),
         **_heads("cross_attn", cross_attn_inner, config.get("cross_attn_dim_head"), 128),
+        **plan,
         facial_extractor=_facial_extractor_config(shapes, config),
     )
 
@@ -70,6 +76,20 @@ def _require_consisid(shapes):
     )
     if missing := [name for name in required if name not in shapes]:
         raise WeightsError(f"is not a ConsisID transformer: it looks like {describe_weights(shapes)} (no {missing[0]})")
+
+
+def _plan(config):
+    """What the config says of the identity's injection, as fields of TransformerConfig."""
+    default = TransformerConfig()
+    plan = {name: config.get(name, getattr(default, name)) for name in _PLAN_KEYS}
+    plan["keypoints"] = config.get("is_kps") is True
+    if plan["injection"] not in INJECTIONS or not all(isinstance(plan[name], bool) for name in _PLAN_KEYS[1:]):
+        stated = ", ".join(f"{name} {plan[name]!r}" for name in _PLAN_KEYS)
+        raise WeightsError(
+            f"has a config with {stated}, of which this version of the pack knows {', '.join(INJECTIONS)}, and true or "
+            "false for the others: update the pack, or correct the config if it was written by hand"
+        )
+    return plan
 
 
 def _count(shapes, prefix):
@@ -133,8 +153,13 @@ def _facial_extractor_config(shapes, config):
 
 
 def diffusers_config(config: TransformerConfig) -> dict:
-    """The config keys with which diffusers' `ConsisIDTransformer3DModel` builds a net of this TransformerConfig."""
+    """The config keys with which diffusers' `ConsisIDTransformer3DModel` builds a net of this TransformerConfig.
+
+    Where the identity enters as in the released weights there are no others, so that diffusers warns of the rest.
+    """
     face = config.facial_extractor
+    default = TransformerConfig()
+    plan = {name: getattr(config, name) for name in _PLAN_KEYS if getattr(config, name) != getattr(default, name)}
     return {
         "_class_name": "ConsisIDTransformer3DModel", "num_attention_heads": config.num_heads,
         "attention_head_dim": config.head_dim, "in_channels": config.in_channels, "out_channels": config.out_channels,
@@ -143,12 +168,14 @@ def diffusers_config(config: TransformerConfig) -> dict:
         "patch_size": config.patch_size, "sample_width": config.sample_width, "sample_height": config.sample_height,
         "sample_frames": config.sample_frames * 4 - 3, "temporal_compression_ratio": 4,
         "max_text_seq_length": config.max_text_length, "use_rotary_positional_embeddings": True,
-        "use_learned_positional_embeddings": config.learned_positions, "is_train_face": True, "is_kps": False,
-        "cross_attn_interval": config.cross_attn_interval, "cross_attn_dim_head": config.cross_attn_head_dim,
-        "cross_attn_num_heads": config.cross_attn_heads, "LFE_id_dim": face.id_dim, "LFE_vit_dim": face.vit_dim,
+        "use_learned_positional_embeddings": config.learned_positions, "is_train_face": True,
+        "is_kps": config.keypoints, "cross_attn_interval": config.cross_attn_interval,
+        "cross_attn_dim_head": config.cross_attn_head_dim, "cross_attn_num_heads": config.cross_attn_heads,
+        "LFE_id_dim": face.id_dim, "LFE_vit_dim": face.vit_dim,
         "LFE_depth": face.depth, "LFE_dim_head": face.head_dim, "LFE_num_heads": face.heads,
         "LFE_num_id_token": face.num_id_tokens, "LFE_num_querie": face.num_queries,
         "LFE_output_dim": face.output_dim, "LFE_ff_mult": face.ff_mult, "LFE_num_scale": face.num_scales,
+        **plan,
     }  # fmt: skip
 
 
@@ -171,8 +198,17 @@ def infer_vae_config(shapes: Shapes) -> dict:
     }
 
 
-def infer_t5_config(shapes: Shapes) -> dict:
-    """ComfyUI's T5 config, or WeightsError if the parameters are not T5 v1.1's."""
+def infer_t5_config(shapes: Shapes, config: Mapping | None = None) -> dict:
+    """ComfyUI's T5 config, with the number of tokens that every prompt is padded or cut to as `max_text_seq_length`.
+
+    Args:
+        shapes: of its parameters.
+        config: transformers' config keys, if known. Of them only `max_text_seq_length` is read, which is ours: an
+            encoder without it is the release's, whose transformer was trained at 226.
+
+    Raises:
+        WeightsError: the parameters are not T5 v1.1's, or the length is no positive number.
+    """
     block = "encoder.block.0.layer"
     required = ("shared.weight", f"{block}.1.DenseReluDense.wi_0.weight")
     if missing := [name for name in required if name not in shapes]:
@@ -184,6 +220,9 @@ def infer_t5_config(shapes: Shapes) -> dict:
             f"is not a T5 v1.1 text encoder: its vocabulary has {vocab_size} entries instead of {T5_VOCABULARY}, as in "
             "UMT5 and mT5"
         )
+    length = (config or {}).get("max_text_seq_length", TransformerConfig().max_text_length)
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise WeightsError(f"has a config with max_text_seq_length {length!r}, which is no number of tokens")
     heads = shapes[f"{block}.0.SelfAttention.relative_attention_bias.weight"][1]
     return {
         "model_type": "t5",
@@ -195,6 +234,7 @@ def infer_t5_config(shapes: Shapes) -> dict:
         "d_kv": shapes[f"{block}.0.SelfAttention.q.weight"][0] // heads,
         "num_heads": heads,
         "vocab_size": vocab_size,
+        "max_text_seq_length": length,
     }
 
 

@@ -92,7 +92,7 @@ def text_encoder_weights(checkpoint: Checkpoint) -> NetWeights:
         state_dict.setdefault("shared.weight", state_dict.pop("encoder.embed_tokens.weight"))
     quantization = take_quantization(state_dict)
     shapes = plain_shapes(state_dict, quantization)
-    config = infer_t5_config(shapes)
+    config = infer_t5_config(shapes, checkpoint.config)
     expected = t5_shapes(config)
     check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
     return NetWeights(state_dict, config, quantization)

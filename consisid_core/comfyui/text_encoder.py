@@ -1,4 +1,5 @@
-"""T5 v1.1 as ConsisID was trained with it: exactly 226 tokens. A real `comfy.sd.CLIP` on every version."""
+"""T5 v1.1 as ConsisID was trained with it: exactly 226 tokens, or as many as the encoder's config says. A real
+`comfy.sd.CLIP` on every version."""
 
 from __future__ import annotations
 
@@ -20,27 +21,28 @@ from . import compat
 from .notices import notices
 from .weight_files import read_weights, refuse_broken_result
 
-MAX_TOKENS = 226
 REMEDY = (
     "Choose a T5 v1.1 XXL encoder: the folder `text_encoder` of BestWishYsh/ConsisID-preview, or t5xxl_fp16.safetensors"
 )
 
 
 class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
-    """Pads with token 0 to 226 and cuts what is longer, keeping the end token, as the reference's tokenizer does."""
+    """Pads with token 0 to `max_text_seq_length` of tokenizer_data and cuts what is longer, keeping the end token, as
+    the reference's tokenizer does."""
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):
-        super().__init__(embedding_directory, tokenizer_data, min_length=MAX_TOKENS)
+        self.max_tokens = tokenizer_data["max_text_seq_length"]
+        super().__init__(embedding_directory, tokenizer_data, min_length=self.max_tokens)
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
         notices.begin()
         (tokens,) = super().tokenize_with_weights(text, return_word_ids, **kwargs)
-        if len(tokens) > MAX_TOKENS:
-            kept, cut = tokens[: MAX_TOKENS - 1], tokens[MAX_TOKENS - 1 : -1]
+        if len(tokens) > self.max_tokens:
+            kept, cut = tokens[: self.max_tokens - 1], tokens[self.max_tokens - 1 : -1]
             lost = self.tokenizer.decode([token[0] for token in cut if isinstance(token[0], int)])
             logging.getLogger("consisid").warning(
                 "Prompt cut from %d to %d tokens, the most that ConsisID takes. Lost: %r",
-                len(tokens), MAX_TOKENS, lost,
+                len(tokens), self.max_tokens, lost,
             )  # fmt: skip
             tokens = [*kept, tokens[-1]]
         return [tokens]
@@ -99,6 +101,7 @@ def load_text_encoder(path: Path | str) -> comfy.sd.CLIP:
         comfy.supported_models_base.ClipTarget(Tokenizer, TextEncoder),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(state_dict),
+        tokenizer_data={"max_text_seq_length": weights.config["max_text_seq_length"]},
         model_options={"dtype": dtype, "t5xxl_model_config": weights.config, **quantization_options},
     )
     clip.cond_stage_model.weights_path = path

@@ -144,6 +144,7 @@ class ConsisID(comfy.model_base.BaseModel):
         notices.begin()
         if kwargs.get("prompt_type") == "positive":
             self._warn_of_untrained_size(kwargs["noise"])
+            self._warn_of_untrained_halves(kwargs.get("concat_latent_image"), kwargs.get("identity_tokens"))
         self._check_text(kwargs.get("cross_attn"))
         tokens = kwargs.get("identity_tokens")
         if tokens is not None:
@@ -164,6 +165,19 @@ class ConsisID(comfy.model_base.BaseModel):
                 "Sampling %s; the model was trained at %s only, other sizes may cost likeness and quality.",
                 _video_size(noise.shape[2:]), _video_size(trained),
             )  # fmt: skip
+
+    def _warn_of_untrained_halves(self, image, tokens):
+        """Say what of the identity the net leaves aside by itself, and which key points it misses."""
+        config, warn = self.config, logging.getLogger("consisid").warning
+        if image is not None and not config.low_frequency:
+            warn("MODEL was trained without the low-frequency half: of GLOBAL_ID only the size of the video is taken.")
+        elif image is not None and config.keypoints and image[:, :, 0].any() and not image[:, :, 1:2].any():
+            warn(
+                "MODEL was trained with key points, but GLOBAL_ID has none, which may cost likeness. Switch keypoints "
+                "on in the ConsisID Global ID Extractor."
+            )
+        if tokens is not None and not config.high_frequency:
+            warn("MODEL was trained without the high-frequency half: LOCAL_ID is left aside.")
 
     def _check_text(self, text):
         config = self.config

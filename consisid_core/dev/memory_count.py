@@ -72,7 +72,7 @@ def forward_peak(
         layers: to so many the config is cut; more of them hold no more.
     """
     config = dataclasses.replace(config, num_layers=layers)
-    net = ConsisIDTransformer(config, device="meta", dtype=dtype, attention=_fused_attention)
+    net = ConsisIDTransformer(config, device="meta", dtype=dtype, attention=fused_attention)
 
     def empty(*shape):
         return torch.empty(batch, *shape, device="meta", dtype=dtype)
@@ -84,8 +84,8 @@ def forward_peak(
     return counted.peak
 
 
-def _fused_attention(q, k, v, heads, **kwargs):
-    """As ComfyUI calls PyTorch's attention on a card: no matrix of all tokens by all tokens."""
+def fused_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, **kwargs) -> torch.Tensor:
+    """`attention.scaled_dot_product_attention` as a card computes it: no matrix of all tokens by all tokens."""
     attended = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
     return attended.transpose(1, 2).flatten(2)
 

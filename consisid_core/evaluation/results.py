@@ -126,7 +126,7 @@ def _own_file(folder, protocol) -> BinaryIO:
         name = machine if number == 1 else f"{machine}.{number}"
         stream = open(folder / f"results_{protocol}.{name}.jsonl", "a+b")
         try:
-            _lock(stream)
+            lock(stream)
         except (BlockingIOError, PermissionError):
             stream.close()
         except OSError:  # A file system without locks: a name that nobody else has.
@@ -137,8 +137,13 @@ def _own_file(folder, protocol) -> BinaryIO:
             return stream
 
 
-def _lock(stream):
-    """Hold a file until it is closed or the process ends, however it ends; OSError if another process holds it."""
+def lock(stream: BinaryIO) -> None:
+    """Hold a file until it is closed or the process ends, however it ends.
+
+    Raises:
+        BlockingIOError, PermissionError: another process holds it.
+        OSError: the file system knows no locks.
+    """
     if os.name == "nt":
         import msvcrt
 

@@ -16,6 +16,9 @@ WHITENED_LABELS = (0, 16, 18, 7, 8, 9, 14, 15)
 `consisid_utils.py:187`). What stays is skin (1), brows (2, 3), eyes (4, 5), glasses (6), nose (10), mouth and lips
 (11, 12, 13) and hair (17)."""
 
+FACE_LABELS = (1, 2, 3, 4, 5, 6, 10, 11, 12, 13)
+"""The face without ears, hair and neck: skin, brows, eyes, glasses, nose, mouth and lips."""
+
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -192,6 +195,21 @@ def to_gray(image: torch.Tensor) -> torch.Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue).expand_as(image)
 
 
+def label_pixels(parser: BiSeNet, image: torch.Tensor) -> torch.Tensor:
+    """What each pixel shows.
+
+    Args:
+        parser: on any device and in any floating dtype.
+        image: [B, 3, 512, 512] aligned crops, RGB 0..1.
+
+    Returns:
+        [B, 1, 512, 512] labels on the image's device.
+    """
+    mean, std = (image.new_tensor(x).view(3, 1, 1) for x in (_IMAGENET_MEAN, _IMAGENET_STD))
+    logits = parser(((image - mean) / std).to(parser.conv_out.conv_out.weight))
+    return logits.argmax(dim=1, keepdim=True).to(image.device)
+
+
 def whiten_background(parser: BiSeNet, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The face alone, on white (diffusers `consisid_utils.py:181-192`).
 
@@ -203,10 +221,8 @@ def whiten_background(parser: BiSeNet, image: torch.Tensor) -> tuple[torch.Tenso
         (colour, gray), each [B, 3, 512, 512] in 0..1 on the image's device: colour for the VAE, gray for the EVA
         tower. Pixels of `WHITENED_LABELS` are 1 in both.
     """
-    mean, std = (image.new_tensor(x).view(3, 1, 1) for x in (_IMAGENET_MEAN, _IMAGENET_STD))
-    logits = parser(((image - mean) / std).to(parser.conv_out.conv_out.weight))
-    labels = logits.argmax(dim=1, keepdim=True)
-    background = torch.isin(labels, labels.new_tensor(WHITENED_LABELS)).to(image.device)
+    labels = label_pixels(parser, image)
+    background = torch.isin(labels, labels.new_tensor(WHITENED_LABELS))
     colour, gray = keep_background(image)
     return colour.masked_fill(background, 1.0), gray.masked_fill(background, 1.0)
 

@@ -1,6 +1,36 @@
-"""Dimensions of the ConsisID transformer. The defaults are those of the released ConsisID-preview weights."""
+"""Dimensions of the ConsisID transformer, and where the identity enters it. The defaults are those of the released
+ConsisID-preview weights."""
 
 from dataclasses import dataclass, field
+
+from ..errors import ConsisIDError
+
+INJECTIONS = ("block_output", "between", "block_input", "before_attention")
+"""Where image tokens attend the identity tokens: `TransformerConfig.injection`."""
+
+INJECTION_PLANS = {
+    "a": {"injection": "between", "low_frequency": False},
+    "b": {"injection": "between", "high_frequency": False, "keypoints": True},
+    "c": {"injection": "between", "keypoints": True},
+    "d": {"injection": "between"},
+    "e": {"injection": "block_output", "keypoints": True},
+    "f": {"injection": "block_input", "keypoints": True},
+    "g": {"injection": "before_attention", "low_frequency": False},
+}
+"""The plans of the paper's Table 3 (its Figure 10) as fields of TransformerConfig:
+
+| plan | low frequency | key points | high frequency | where the high frequency enters | the paper's result |
+|---|---|---|---|---|---|
+| a | - | - | yes | between attention and feed-forward | identity lost |
+| b | yes | yes | - | | |
+| c | yes | yes | yes | between attention and feed-forward | the best: the paper's final model |
+| d | yes | - | yes | between attention and feed-forward | |
+| e | yes | yes | yes | output of the block | |
+| f | yes | yes | yes | input of the block | training unstable |
+| g | - | - | yes | before the attention, after its norm | training unstable |
+
+The released weights are of no plan: both halves, without key points, at the output of the block.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,10 +75,23 @@ class TransformerConfig:
     learned_positions: bool = True
     """Whether a learned position table is added besides the rotary embedding."""
     cross_attn_interval: int = 2
-    """Identity tokens are attended after blocks 0, interval, 2 * interval, ..."""
+    """Identity tokens are attended in blocks 0, interval, 2 * interval, ..."""
     cross_attn_heads: int = 16
     cross_attn_head_dim: int = 128
+    injection: str = "block_output"
+    """One of INJECTIONS: the block's output or input; between its attention and its feed-forward, which reads what was
+    added; or what the attention alone reads, after its norm."""
+    low_frequency: bool = True
+    """Whether the image latents carry the face. If not they are zeros, in training and after."""
+    high_frequency: bool = True
+    """Whether identity tokens are attended. If not the face modules are there but untrained, and not used."""
+    keypoints: bool = False
+    """Whether the second latent frame of the image latents carries the drawn key points (diffusers' `is_kps`)."""
     facial_extractor: FacialExtractorConfig = field(default_factory=FacialExtractorConfig)
+
+    def __post_init__(self):
+        if self.injection not in INJECTIONS:
+            raise ConsisIDError(f"injection {self.injection!r} is none of {', '.join(INJECTIONS)}.")
 
     @property
     def hidden_dim(self) -> int:

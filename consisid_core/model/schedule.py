@@ -8,6 +8,7 @@ product; sigmas of ComfyUI relate by alpha = 1 / (1 + sigma^2).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,19 @@ import torch
 SAMPLERS = ("dpm", "ddim")
 GUIDANCES = ("constant", "dynamic", "dynamic_legacy")
 NUM_TRAIN_TIMESTEPS = 1000
+
+
+@functools.cache
+def alphas_cumprod() -> torch.Tensor:
+    """Cumulative alpha of each timestep, float32 [1000], exactly 0 at the last (zero-terminal SNR).
+
+    Betas rise from 0.00085 to 0.012, linearly in their square roots; the square roots of the products are then shifted
+    and stretched so that the last is 0 and the first stays (`scheduling_ddim_cogvideox.py:95`, `:233`).
+    """
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, NUM_TRAIN_TIMESTEPS, dtype=torch.float64) ** 2
+    roots = torch.cumprod(1 - betas, dim=0).sqrt()
+    roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+    return (roots**2).float()
 
 
 def trailing_timesteps(steps: int) -> list[int]:

@@ -1,13 +1,15 @@
 """The ConsisID transformer: CogVideoX with two identity inputs (paper Figure 2).
 
 Low frequency: image latents of the face arrive as the last 16 of the 32 input channels. High frequency: identity tokens
-are attended by the image tokens after every `cross_attn_interval`-th block. Parameter names are those of diffusers'
+are attended by the image tokens in every `cross_attn_interval`-th block, at the place that `injection` names: the
+plans of the paper's Table 3 (`config.INJECTION_PLANS`). Parameter names are those of diffusers'
 `ConsisIDTransformer3DModel`, so released weights and LoRAs need no renaming.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -19,6 +21,15 @@ from .attention import Attention, scaled_dot_product_attention, split_heads
 from .config import TransformerConfig
 from .facial_extractor import LocalFacialExtractor, PerceiverAttention
 from .rope import rotary_table, rotate_
+
+Inject = Callable[[str, torch.Tensor, int], torch.Tensor]
+"""(a place of `config.INJECTIONS`, tokens [B, L + N, D], text length L) -> the tokens, with the identity added to the
+image tokens if it enters there."""
+
+
+def no_identity(place: str, hidden: torch.Tensor, text_length: int) -> torch.Tensor:
+    """An Inject that adds nothing."""
+    return hidden
 
 
 def timestep_embedding(timestep: torch.Tensor, dim: int) -> torch.Tensor:
@@ -185,7 +196,8 @@ class FeedForward(nn.Module):
 
 
 class ConsisIDBlock(nn.Module):
-    """Attention and feed-forward over text and image tokens together, each with its adaptive norm and gates."""
+    """Attention and feed-forward over text and image tokens together, each with its adaptive norm and gates; and the
+    places inside where the identity may enter. Input and output of the block are the caller's."""
 
     def __init__(self, config: TransformerConfig, attention: Attention, factory: dict, operations: ModuleType):
         super().__init__()
@@ -201,11 +213,14 @@ class ConsisIDBlock(nn.Module):
         temb: torch.Tensor,
         rotary: torch.Tensor,
         transformer_options: dict,
+        inject: Inject = no_identity,
     ) -> torch.Tensor:
         """hidden [B, L + N, D], temb [B, time_embed_dim] -> hidden, the same tensor where autograd is off."""
         modulated, *gates = self.norm1(hidden, text_length, temb)
+        modulated = inject("before_attention", modulated, text_length)
         hidden = add_gated(hidden, text_length, self.attn1(modulated, text_length, rotary, transformer_options), *gates)
 
+        hidden = inject("between", hidden, text_length)
         modulated, *gates = self.norm2(hidden, text_length, temb)
         return add_gated(hidden, text_length, self.ff(modulated), *gates)
 
@@ -275,24 +290,30 @@ class ConsisIDTransformer(nn.Module):
         timestep: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         identity_tokens: torch.Tensor | None = None,
-        identity_scale: float = 1.0,
+        identity_scale: float | torch.Tensor = 1.0,
         transformer_options: dict = {},
     ) -> torch.Tensor:
         """One denoising prediction.
 
         Args:
             hidden_states: [B, 32, T, H, W] noisy latents and image latents, scaled by 0.7, noise channels first. H and
-                W that are no multiple of the patch size are padded and the result is cut back.
+                W that are no multiple of the patch size are padded and the result is cut back. Image latents are
+                taken as zeros if `low_frequency` is off.
             timestep: [B] 0..999.
             encoder_hidden_states: [B, L <= 226, 4096] T5 embeddings.
-            identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity.
-            identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`).
-            transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, and the whole
-                dictionary goes to the attention function.
+            identity_tokens: [B, 32, 2048] from `local_facial_extractor`, or None for no high-frequency identity; not
+                read if `high_frequency` is off.
+            identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`); [B] for one of
+                each sample.
+            transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, without what is
+                injected at its input or output, and the whole dictionary goes to the attention function.
 
         Returns:
             The velocity [B, 16, T, H, W].
         """
+        if not self.config.low_frequency:
+            noisy = hidden_states[:, : self.config.out_channels]
+            hidden_states = torch.cat((noisy, torch.zeros_like(hidden_states[:, self.config.out_channels :])), dim=1)
         height, width = hidden_states.shape[-2:]
         patch = self.config.patch_size
         hidden_states = F.pad(hidden_states, (0, -width % patch, 0, -height % patch, 0, 0), mode="replicate")
@@ -308,14 +329,10 @@ class ConsisIDTransformer(nn.Module):
         transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks)}
         for i, block in enumerate(self.transformer_blocks):
             transformer_options["block_index"] = i
-            hidden = self._run_block(i, block, hidden, text_length, temb, rotary, transformer_options)
-            if identity_tokens is not None and i % self.config.cross_attn_interval == 0:
-                face_attention = self.perceiver_cross_attention[i // self.config.cross_attn_interval]
-                image = hidden[:, text_length:]
-                hidden = overwritable(hidden)
-                hidden[:, text_length:].add_(
-                    face_attention(identity_tokens, image, transformer_options), alpha=identity_scale
-                )
+            inject = self._injection(i, identity_tokens, identity_scale, transformer_options)
+            hidden = inject("block_input", hidden, text_length)
+            hidden = self._run_block(i, block, hidden, text_length, temb, rotary, transformer_options, inject)
+            hidden = inject("block_output", hidden, text_length)
 
         velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
         frames, rows, columns = grid
@@ -324,16 +341,37 @@ class ConsisIDTransformer(nn.Module):
         )
         return velocity[..., :height, :width]
 
-    def _run_block(self, index, block, hidden, text_length, temb, rotary, transformer_options):
+    def _injection(self, index, tokens, scale, transformer_options) -> Inject:
+        """How the identity enters block `index`: the image tokens attend its tokens and add what they find."""
+        number, rest = divmod(index, self.config.cross_attn_interval)
+        if tokens is None or rest or not self.config.high_frequency:
+            return no_identity
+        face_attention = self.perceiver_cross_attention[number]
+
+        def inject(place, hidden, text_length):
+            if place != self.config.injection:
+                return hidden
+            image = hidden[:, text_length:]
+            hidden = overwritable(hidden)
+            found = face_attention(tokens, image, transformer_options)
+            if isinstance(scale, torch.Tensor):
+                hidden[:, text_length:].addcmul_(found, scale.to(found).view(-1, 1, 1))
+            else:
+                hidden[:, text_length:].add_(found, alpha=scale)
+            return hidden
+
+        return inject
+
+    def _run_block(self, index, block, hidden, text_length, temb, rotary, transformer_options, inject):
         replacement = transformer_options.get("patches_replace", {}).get("dit", {}).get(("double_block", index))
         if replacement is None:
-            return block(hidden, text_length, temb, rotary, transformer_options)
+            return block(hidden, text_length, temb, rotary, transformer_options, inject)
 
         # Joined anew before and after, so that what a patch keeps of its inputs and outputs is never overwritten.
         def original_block(args):
             text_length = args["txt"].shape[1]
             hidden = torch.cat((args["txt"], args["img"]), dim=1)
-            hidden = block(hidden, text_length, args["vec"], args["pe"], args["transformer_options"])
+            hidden = block(hidden, text_length, args["vec"], args["pe"], args["transformer_options"], inject)
             return {"img": hidden[:, text_length:], "txt": hidden[:, :text_length]}
 
         args = {

@@ -138,10 +138,23 @@ class CogVideoXVAE(nn.Module):
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8]."""
+        return self._moments(pixels)[0]
+
+    def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `encode`, with the standard deviation of the latents, from which training samples.
+
+        Returns:
+            (mean, standard deviation), each [B, 16, n+1, H/8, W/8].
+        """
+        mean, log_variance = self._moments(pixels)
+        # Limits of diffusers' DiagonalGaussianDistribution.
+        return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
+
+    def _moments(self, pixels):
         history = {}
         batches = _split(pixels, PIXEL_BATCH)
         moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, history)]
-        return torch.stack(moments, dim=2).chunk(2, dim=1)[0]
+        return torch.stack(moments, dim=2).chunk(2, dim=1)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.

@@ -39,6 +39,11 @@ def test_config_beside_one_file_counts_under_diffusers_name_only(tmp_path):
         assert checkpoint_files(tmp_path / name) == ([tmp_path / name], config)
 
 
+def test_config_beside_one_file_of_transformers(tmp_path):
+    (tmp_path / "config.json").write_text('{"num_layers": 2}')
+    assert checkpoint_files(tmp_path / "model.safetensors") == ([tmp_path / "model.safetensors"], {"num_layers": 2})
+
+
 def test_index_that_does_not_fit(folder):
     check_index(folder, {"a": SHARDS[0], "b": SHARDS[1]})
     with pytest.raises(ConsisIDError, match=r"index\.json does not fit its shards: 2 parameters .*\(b, c\)"):

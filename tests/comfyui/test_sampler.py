@@ -1,6 +1,8 @@
 """Whole denoising loops in ComfyUI against diffusers' schedulers, and what each conditioning value does."""
 
+import json
 import sys
+from functools import partial
 
 import comfy.model_management
 import comfy.sample
@@ -12,9 +14,12 @@ from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.comfyui import sampler as comfyui_sampler
 from consisid_pack.consisid_core.comfyui.transformer import load_transformer
 from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.model.config import INJECTION_PLANS
 from consisid_pack.consisid_core.model.schedule import guidance_scales
 from consisid_pack.consisid_core.types import GlobalID, LocalID
+from helpers.injection import plain_forward
 from helpers.oracle import build_reference, reference_loop, relative_error
+from safetensors.torch import save_file
 from torch.overrides import TorchFunctionMode
 
 import nodes as comfyui_nodes
@@ -31,6 +36,7 @@ class Setup:
             num_attention_heads=3, attention_head_dim=16, num_layers=4, in_channels=32, out_channels=16,
             sample_height=6, sample_width=8, sample_frames=9,
         )  # fmt: skip
+        self.folder = folder
         self.reference.save_pretrained(folder)
         self.model = load_transformer(folder / "diffusion_pytorch_model.safetensors")
         generator = torch.Generator().manual_seed(3)
@@ -100,6 +106,29 @@ def sample(setup, run_node, conditioned):
 def test_ddim_equals_diffusers(setup, sample, steps):
     error = relative_error(sample(steps), setup.reference_result(steps))
     assert error <= 1e-3, error
+
+
+@pytest.mark.parametrize("plan", INJECTION_PLANS)
+def test_every_plan_of_injection_through_both_samplers(setup, sample, conditioned, plan):
+    """Files of other plans than the release's: by the plan's plain form in the reference's loop."""
+    fields = INJECTION_PLANS[plan]
+    keys = {"is_kps" if key == "keypoints" else key: value for key, value in fields.items()}
+    config = json.loads((setup.folder / "config.json").read_text())
+    path = setup.folder / f"{plan}.safetensors"
+    save_file(setup.reference.state_dict(), path, {"config": json.dumps({**config, **keys})})
+    expected = setup.reference_result(4, predict=partial(plain_forward, setup.reference, fields))
+    original, setup.model = setup.model, load_transformer(path)
+    try:
+        assert relative_error(sample(4), expected) <= 1e-3
+        positive, negative, latent = conditioned()
+        with torch.inference_mode():
+            (out,) = comfyui_nodes.common_ksampler(
+                setup.model, SEED, 4, 6.0, "euler", "simple", positive, negative, latent
+            )
+        assert relative_error(out["samples"], expected) <= 1e-3
+        sample(2, sampler="dpm")
+    finally:
+        setup.model = original
 
 
 @pytest.mark.parametrize("steps", [10, 20, 50])

@@ -35,9 +35,14 @@ def reference(models_dir):
     tokenizer = T5TokenizerFast.from_pretrained(folder)
 
     @torch.inference_mode()
-    def encode(prompt):
+    def encode(prompt, length=226):
         tokens = tokenizer(
-            prompt, padding="max_length", max_length=226, truncation=True, add_special_tokens=True, return_tensors="pt"
+            prompt,
+            padding="max_length",
+            max_length=length,
+            truncation=True,
+            add_special_tokens=True,
+            return_tensors="pt",
         )
         return model(tokens.input_ids)[0]
 
@@ -57,6 +62,18 @@ def test_encoding_equals_transformers(clip, reference, prompt):
     actual, expected = encode(clip, prompt), reference(prompt)
     assert actual.shape == expected.shape == (1, 226, 64)
     assert ((actual - expected).norm() / expected.norm()).item() <= 1e-4
+
+
+def test_an_encoder_with_its_own_length(models_dir, run_node, reference, caplog):
+    folder = models_dir / "text_encoders"
+    tensors = dict(read_checkpoint(folder / "consisid_demo/text_encoder").tensors)
+    save_file(tensors, folder / "short.safetensors", {"config": json.dumps({"max_text_seq_length": 24})})
+    (short,) = run_node("ConsisIDTextEncoderLoader", text_encoder_name="short.safetensors")
+    for prompt in (PROMPT, "", "sea " * 100):
+        actual, expected = encode(short, prompt), reference(prompt, 24)
+        assert actual.shape == expected.shape == (1, 24, 64)
+        assert ((actual - expected).norm() / expected.norm()).item() <= 1e-4
+    assert "to 24 tokens" in caplog.text
 
 
 @pytest.mark.parametrize("naming", ["scale_weight", "comfy_quant", "metadata"])

@@ -16,6 +16,8 @@ from consisid_pack.consisid_core.comfyui.compat import patched_weight
 from consisid_pack.consisid_core.comfyui.model_folders import transformer_names
 from consisid_pack.consisid_core.comfyui.transformer import load_facial_extractor
 from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.model.config import INJECTION_PLANS
+from consisid_pack.consisid_core.types import GlobalID, LocalID
 from helpers.oracle import relative_error
 from helpers.prediction import predict
 from helpers.weight_forms import FORMS, LINEAR, quantised, scaled, write_form, write_gguf, write_pickle_shards
@@ -143,6 +145,69 @@ def test_what_stands_around_the_transformer_is_said(release, place, load, caplog
     with caplog.at_level("INFO", "consisid"):
         load(name)
     assert f"took the {len(release[0])} parameters below 'model.diffusion_model.' and left 2 others" in caplog.text
+
+
+# ---- what of the identity the weights were trained with --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("plan", INJECTION_PLANS)
+def test_a_plan_of_injection_loads_and_is_saved(plan, release, place, load, save_and_load):
+    path, name = place("planned.safetensors")
+    tensors, config = release
+    keys = {"is_kps" if key == "keypoints" else key: value for key, value in INJECTION_PLANS[plan].items()}
+    write_form("safetensors with its config inside", path, tensors, {**config, **keys})
+    model = load(name)
+    for key, value in INJECTION_PLANS[plan].items():
+        assert getattr(model.model.config, key) == value
+    assert save_and_load(model).model.config == model.model.config
+
+
+def test_a_plan_that_is_unknown_here(release, place, load):
+    path, name = place("tomorrow.safetensors")
+    write_form("safetensors with its config inside", path, release[0], {**release[1], "injection": "everywhere"})
+    message = refused(load, name)
+    assert str(path) in message and "injection 'everywhere'" in message and "update the pack" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"low_frequency": False}, "trained without the low-frequency half: of GLOBAL_ID only the size"),
+        ({"high_frequency": False}, "trained without the high-frequency half: LOCAL_ID is left aside"),
+        ({"is_kps": True}, "trained with key points, but GLOBAL_ID has none"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_inference_says_what_it_leaves_aside(config, said, release, place, load, inputs, run_node, caplog):  # noqa: F811
+    path, name = place("half.safetensors")
+    write_form("safetensors with its config inside", path, release[0], {**release[1], **config})
+    model = load(name)
+    _, image, text, tokens = inputs
+    image[:, :, 1:] = 0
+
+    def video(global_id, local_id):
+        positive, negative, latent = run_node(
+            "ConsisIDConditioning", positive=[[text, {}]], negative=[[text, {}]], global_id=GlobalID(global_id),
+            local_id=local_id and LocalID(local_id[0]),
+        )  # fmt: skip
+        return run_node(
+            "ConsisIDSampler",
+            model=model,
+            positive=positive,
+            negative=negative,
+            latent_image=latent,
+            seed=0,
+            steps=1,
+            cfg=1.0,
+        )[0]["samples"]
+
+    whole = video(image, [tokens])
+    lines = [record.message for record in caplog.records if "MODEL was trained" in record.message]
+    assert len(lines) == (said is not None) and all(said in line for line in lines)
+    without_low, without_high = video(torch.zeros_like(image), [tokens]), video(image, None)
+    assert torch.equal(whole, without_low) == (not config.get("low_frequency", True))
+    assert torch.equal(whole, without_high) == (not config.get("high_frequency", True))
 
 
 # ---- number formats ------------------------------------------------------------------------------------------------

@@ -4,7 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from consisid_pack.consisid_core.model.schedule import guidance_scales, target_timesteps, trailing_timesteps
+import torch
+from consisid_pack.consisid_core.model.schedule import (
+    alphas_cumprod,
+    guidance_scales,
+    target_timesteps,
+    trailing_timesteps,
+)
+from diffusers import CogVideoXDPMScheduler
+from helpers.oracle import SCHEDULER
 
 
 def test_trailing_timesteps_equal_diffusers():
@@ -22,3 +30,9 @@ def test_guidance_curves():
     legacy = guidance_scales("dynamic_legacy", 6.0, 50)
     timesteps = range(999, 0, -20)
     assert legacy == pytest.approx([1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5)) / 2 for t in timesteps])
+
+
+def test_alphas_are_those_of_the_references_scheduler():
+    theirs = CogVideoXDPMScheduler(**SCHEDULER).alphas_cumprod.float()
+    torch.testing.assert_close(alphas_cumprod(), theirs, rtol=1e-6, atol=0)
+    assert alphas_cumprod()[-1] == 0

@@ -1,6 +1,12 @@
 """The nets against diffusers' on random weights, and the shape inference that loads them."""
 
+import dataclasses
+
+import pytest
 import torch
+from consisid_pack.consisid_core.model.config import INJECTION_PLANS, INJECTIONS
+from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from helpers.injection import plain_forward
 from helpers.oracle import (
     RELATIVE,
     TRANSFORMERS,
@@ -115,3 +121,107 @@ def test_other_sizes_reuse_the_learned_table():
     torch.testing.assert_close(resampled[:, -1], corner)
     larger = torch.randn(1, 8, 5, 13, 9)
     assert ours(larger, timestep[:1], text[:1]).shape == (1, 4, 5, 13, 9)
+
+
+# ---- the plans of the paper's Table 3 --------------------------------------------------------------------------------
+
+RELEASED = {"released": {}}
+
+
+def with_plan(ours, plan):
+    """The same weights under another plan."""
+    net = ConsisIDTransformer(dataclasses.replace(ours.config, **plan))
+    net.load_state_dict(ours.state_dict())
+    return net.eval()
+
+
+@pytest.mark.parametrize("plan", (INJECTION_PLANS | RELEASED).values(), ids=INJECTION_PLANS | RELEASED)
+def test_every_plan_equals_its_plain_form_forward_and_backward(pair, plan):
+    reference, ours = pair
+    ours = with_plan(ours, plan)
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    rotary = reference_rotary(reference.config, latents.shape[1])
+    (expected,) = plain_forward(reference, plan, latents.requires_grad_(), text, timestep, rotary, id_cond, hidden)
+    if not plan:
+        diffusers_own = reference(
+            latents, text, timestep, image_rotary_emb=rotary, id_cond=id_cond, id_vit_hidden=hidden
+        ).sample
+        assert relative_error(expected, diffusers_own) <= RELATIVE
+    weight = torch.randn_like(expected)
+    (expected * weight).sum().backward()
+    mine = latents.detach().transpose(1, 2).requires_grad_()
+    tokens = ours.local_facial_extractor(id_cond, hidden).expand(2, -1, -1)
+    actual = ours(mine, timestep, text, tokens).transpose(1, 2)
+    assert relative_error(actual, expected) <= RELATIVE
+    with torch.inference_mode():  # Where sums are done in place.
+        in_place = ours(mine, timestep, text, tokens).transpose(1, 2)
+    assert relative_error(in_place, expected) <= RELATIVE
+    (actual * weight).sum().backward()
+    assert relative_error(mine.grad.transpose(1, 2), latents.grad) <= RELATIVE
+    theirs = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        gradient = theirs[name].grad if name in theirs else None  # The learned position table is a buffer there.
+        if parameter.grad is None:
+            assert gradient is None or not gradient.any(), name
+        elif gradient is not None:
+            assert relative_error(parameter.grad, gradient) <= 10 * RELATIVE, name
+
+
+@torch.inference_mode()
+def test_every_place_is_another_net():
+    ours = build_ours(build_reference(**TRANSFORMERS["learned table, interval 2"]))
+    latents, text, timestep, id_cond, hidden = random_inputs(
+        build_reference(**TRANSFORMERS["learned table, interval 2"])
+    )
+    tokens = ours.local_facial_extractor(id_cond, hidden)
+    outputs = [
+        with_plan(ours, {"injection": place})(latents.transpose(1, 2), timestep, text, tokens) for place in INJECTIONS
+    ]
+    for i, one in enumerate(outputs):
+        assert all(relative_error(one, another) > 1e-2 for another in outputs[:i])
+
+
+@pytest.mark.parametrize("place", INJECTIONS)
+def test_block_patches_of_every_place(place):
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
+    ours = with_plan(build_ours(reference), {"injection": place})
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    inputs = (latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden))
+    seen = []
+
+    def passes_through(args, extra):
+        seen.append((args["img"], args["img"].clone()))
+        out = extra["original_block"](args)
+        seen.extend((tensor, tensor.clone()) for tensor in out.values())
+        return out
+
+    options = {"patches_replace": {"dit": {("double_block", i): passes_through for i in range(4)}}}
+    with torch.inference_mode():
+        plain = ours(*inputs)
+        torch.testing.assert_close(ours(*inputs, transformer_options=options), plain, rtol=0, atol=0)
+    assert len(seen) == 12 and all(torch.equal(tensor, copy) for tensor, copy in seen)
+
+
+@pytest.mark.parametrize("place", INJECTIONS)
+def test_blocks_can_be_checkpointed(place):
+    """Each block on its own, as training does to save memory; the identity reaches a block through its arguments."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
+    ours = with_plan(build_ours(reference), {"injection": place})
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+
+    def gradients():
+        ours.zero_grad()
+        tokens = ours.local_facial_extractor(id_cond, hidden).expand(2, -1, -1)
+        ours(latents.transpose(1, 2), timestep, text, tokens).square().sum().backward()
+        return {
+            name.replace("_checkpoint_wrapped_module.", ""): parameter.grad.clone()
+            for name, parameter in ours.named_parameters()
+        }
+
+    plain = gradients()
+    for i, block in enumerate(ours.transformer_blocks):
+        ours.transformer_blocks[i] = checkpoint_wrapper(block, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+    for name, gradient in gradients().items():
+        torch.testing.assert_close(gradient, plain[name], rtol=0, atol=0)

@@ -1,0 +1,1 @@
+"""The paper's recipe: data, losses, loop. No ComfyUI here."""

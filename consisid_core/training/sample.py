@@ -1,0 +1,88 @@
+"""Videos from a net in training, without ComfyUI: the reference's DPM steps with classifier-free guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ..model.schedule import alphas_cumprod, dpm_step, seeded_noise, target_timesteps, trailing_timesteps
+from ..model.vae import CogVideoXVAE
+from .diffusion import LATENT_SCALE, denoised
+
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(latents [1, 32, T, h, w], timestep [1], text [1, L, D]) -> velocity [1, 16, T, h, w], for one person."""
+
+_LEAST_ALPHA = 1e-30
+"""Stands for the 0 of the first step where its logarithm is taken."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What decides about a video besides net, person and prompt."""
+
+    steps: int = 50
+    guidance: float = 6.0
+    seed: int = 42
+
+
+@torch.no_grad()
+def sample_latents(
+    predict: Predict,
+    text: torch.Tensor,
+    empty_text: torch.Tensor,
+    image_latents: torch.Tensor,
+    settings: Sampling,
+    on_step: Callable[[], None] = lambda: None,
+) -> torch.Tensor:
+    """Denoise one video, both branches with the same identity, as the reference does (`pipeline_consisid.py:880`).
+
+    Branches are computed one after the other, which takes half the memory.
+
+    Args:
+        predict: the net.
+        text: [L, D] of the prompt; empty_text: of no prompt.
+        image_latents: [16, T, h, w] scaled, on the device that computes.
+        settings: of the video.
+        on_step: called after each step; it may raise.
+
+    Returns:
+        float32 [16, T, h, w], scaled.
+    """
+    image = image_latents[None].float()
+    texts = [part[None].to(image) for part in (empty_text, text)]
+    alphas, timesteps, targets = alphas_cumprod(), trailing_timesteps(settings.steps), target_timesteps(settings.steps)
+    x = seeded_noise(settings.seed, image)()
+    next_noise = seeded_noise(settings.seed + 1, image)
+    previous = None
+    for i, (timestep, target) in enumerate(zip(timesteps, targets, strict=True)):
+        at = torch.tensor([timestep], device=image.device)
+        inputs = torch.cat((x, image), dim=1)
+        velocity = predict(inputs, at, texts[1]).float()
+        if settings.guidance != 1:
+            without = predict(inputs, at, texts[0]).float()
+            velocity = without + settings.guidance * (velocity - without)
+        clean = denoised(x, velocity, at)
+        alpha, before = (max(float(alphas[t]), _LEAST_ALPHA) for t in (timestep, timesteps[i - 1]))
+        after = 1.0 if target < 0 else float(alphas[target])
+        x = dpm_step(x, clean, previous, next_noise(), alpha, after, before)
+        previous = clean
+        on_step()
+    return x[0]
+
+
+@torch.no_grad()
+def decode(vae: CogVideoXVAE, latents: torch.Tensor) -> torch.Tensor:
+    """Pixels of a video.
+
+    Args:
+        vae: on the device that computes.
+        latents: [16, T, h, w], scaled.
+
+    Returns:
+        uint8 [4T-3, 8h, 8w, 3] on the CPU.
+    """
+    weight = next(vae.parameters())
+    video = vae.decode((latents[None] / LATENT_SCALE).to(weight))[0].float()
+    return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()
