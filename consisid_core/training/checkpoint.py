@@ -144,18 +144,22 @@ def _folder(run_dir):
 
 
 def _causes(error):
-    """An error, or those that the processes of a distributed checkpoint met."""
-    return [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    """An error, or those that the processes of a distributed checkpoint met, each with those behind it."""
+    met = [cause for cause, _ in error.failures.values()] if isinstance(error, CheckpointException) else [error]
+    for cause in met:
+        while cause is not None:
+            yield cause
+            cause = cause.__context__
 
 
 def _unwritten(path, state, error):
     size = sum(tensor.nbytes for tensor in state.values())
     free = shutil.disk_usage(path.parent.parent).free
-    # torch's writer may hide the system's error behind one of its own.
+    # The system's error stands behind one of torch's writer, but is lost on the way from another process.
     if any(map(is_disk_full, _causes(error))) or free < size:
         why = f"the disk is full: it takes {human(size)} and {human(free)} are free"
     else:
-        why = in_short(_causes(error)[0])
+        why = in_short(next(_causes(error)))
     return ConsisIDError(
         f"The checkpoint {path} cannot be written: {why}. Make room; the checkpoints before it are whole."
     )
@@ -163,7 +167,7 @@ def _unwritten(path, state, error):
 
 def _unreadable(checkpoint, error):
     return ConsisIDError(
-        f"The checkpoint {checkpoint} cannot be read ({in_short(_causes(error)[0])}). Remove this folder, and the run "
+        f"The checkpoint {checkpoint} cannot be read ({in_short(next(_causes(error)))}). Remove this folder, and the run "
         "goes on from the checkpoint before it."
     )
 
