@@ -56,21 +56,15 @@ class Pool:
             ConsisIDError: nothing new came for so long.
         """
         last = time.monotonic()
-        while (
-            len(self.people) < people
-            or len(self.clips) < clips
-            or not self.held_people
-            or clips
-            and not self.held_clips
-        ):
+        while not self._holds(people, clips):
             before = self._seen.sum()
             self.refresh()
             if self._seen.sum() > before:
                 last = time.monotonic()
             elif time.monotonic() - last > seconds:
                 raise ConsisIDError(
-                    f"There are {len(self.people)} people and {len(self.clips)} clips to train on, which is too few, and "
-                    "no more arrive. Run the stage people, too: --stages people,..."
+                    f"There are {len(self.people)} people and {len(self.clips)} clips to train on, which is too few, "
+                    "and no more arrive. Run the stage people, too: --stages people,..."
                 )
             else:
                 time.sleep(_WAIT)

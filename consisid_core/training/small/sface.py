@@ -35,13 +35,18 @@ class Recogniser(nn.Module):
         # protobuf's and onnx's errors have no common class.
         except Exception as error:
             raise ConsisIDError(f"{file} cannot be read as an ONNX net ({in_short(error)}).") from None
-        if unknown := sorted({node.op_type for node in graph.node} - set(_LAYERS)):
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        weights |= {
+            node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+            for node in graph.node
+            if node.op_type == "Constant"
+        }
+        self._nodes = [node for node in graph.node if node.op_type != "Constant"]
+        if unknown := sorted({node.op_type for node in self._nodes} - set(_LAYERS)):
             raise ConsisIDError(
                 f"{file} has layers that training cannot follow ({', '.join(unknown)}). Take the face pack with SFace: "
                 "python -m consisid_core.dev.tiny MODELS_DIR writes it."
             )
-        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-        self._nodes = list(graph.node)
         self._input = next(value.name for value in graph.input if value.name not in weights)
         self._output = graph.output[0].name
         self._buffer = {}
@@ -77,7 +82,6 @@ def _gemm(attributes, x, weight, bias):
 
 
 _LAYERS = {
-    "Add": lambda a, x, y: x + y,
     "BatchNormalization": lambda a, x, weight, bias, mean, variance: F.batch_norm(
         x, mean, variance, weight, bias, eps=a.get("epsilon", 1e-5)
     ),
@@ -85,12 +89,9 @@ _LAYERS = {
     "Dropout": lambda a, x, *ratio: x,
     "Flatten": lambda a, x: x.flatten(1),
     "Gemm": _gemm,
-    "Identity": lambda a, x: x,
     "MatMul": lambda a, x, y: x @ y,
     "Mul": lambda a, x, y: x * y,
     "PRelu": lambda a, x, slope: F.prelu(x, slope.flatten()),
-    # The batch may have another size than the file's.
-    "Reshape": lambda a, x, shape: x.reshape(len(x), *shape.tolist()[1:]),
     "Sub": lambda a, x, y: x - y,
 }
 

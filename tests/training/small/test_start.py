@@ -17,7 +17,12 @@ def test_matrices_are_rounded_by_rows_and_the_rest_is_kept(tmp_path):
     sizes = torch.logspace(-3, 2, 128).unsqueeze(1)
     matrix = torch.randn(128, 128) * sizes
     parts = {
-        "net": {"a.weight": matrix, "table": torch.randn(1, 64, 256), "a.bias": torch.randn(128), "count": torch.tensor(3)},
+        "net": {
+            "a.weight": matrix,
+            "table": torch.randn(1, 64, 256),
+            "a.bias": torch.randn(128),
+            "count": torch.tensor(3),
+        },
         "code": {"basis": torch.randn(768, 16)},
     }
     start.write_start(parts, ABOUT, tmp_path / "x.safetensors")

@@ -40,7 +40,9 @@ def test_a_still_video_of_the_inflated_form_is_the_planar_picture(vae):
     video, latents = picture.unsqueeze(2).expand(-1, -1, 17, -1, -1), latent.unsqueeze(2).expand(-1, -1, 5, -1, -1)
     with torch.no_grad():
         still = Twin(full).encode(video)
-        torch.testing.assert_close(still, Twin(flat).encode(picture).unsqueeze(2).expand_as(still), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            still, Twin(flat).encode(picture).unsqueeze(2).expand_as(still), atol=1e-4, rtol=1e-4
+        )
         shown = Twin(full).decode(latents)
         torch.testing.assert_close(shown, Twin(flat).decode(latent).unsqueeze(2).expand_as(shown), atol=1e-4, rtol=1e-4)
 
