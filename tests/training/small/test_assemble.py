@@ -23,7 +23,7 @@ def nets(sizes):
     """The nets in training, in fp16's values, with nothing at rest."""
     torch.manual_seed(0)
     nets = {
-        "denoiser": TextAndVideo(sizes, 6),
+        "denoiser": TextAndVideo(sizes, 7),
         "identity": Identity(sizes),
         "parser": BiSeNet(width=sizes.parser_width),
         "videos": CogVideoXVAE(sizes.vae_widths, 1),
@@ -39,7 +39,7 @@ def nets(sizes):
 def work(tmp_path_factory, nets, tokenizer):
     folder = tmp_path_factory.mktemp("work")
     tokens = Vocabulary.of_captions(tokenizer, ["a red shirt"]).tokens
-    assert len(tokens) == 6
+    assert len(tokens) == 7
     write_state(folder, "vocabulary", {"tokens": tokens})
     write_state(folder, "parser", {"averaged": nets["parser"].state_dict(), "steps": 7, "seconds": 90.0})
     tensors = {f"tensors.{i}": x for i, x in enumerate(nets["videos"].state_dict().values())}
