@@ -195,6 +195,12 @@ def to_gray(image: torch.Tensor) -> torch.Tensor:
     return (0.299 * red + 0.587 * green + 0.114 * blue).expand_as(image)
 
 
+def normalized(image: torch.Tensor) -> torch.Tensor:
+    """RGB [B, 3, H, W] in 0..1 as `BiSeNet.forward` takes it."""
+    mean, std = (image.new_tensor(x).view(3, 1, 1) for x in (_IMAGENET_MEAN, _IMAGENET_STD))
+    return (image - mean) / std
+
+
 def label_pixels(parser: BiSeNet, image: torch.Tensor) -> torch.Tensor:
     """What each pixel shows.
 
@@ -205,8 +211,7 @@ def label_pixels(parser: BiSeNet, image: torch.Tensor) -> torch.Tensor:
     Returns:
         [B, 1, 512, 512] labels on the image's device.
     """
-    mean, std = (image.new_tensor(x).view(3, 1, 1) for x in (_IMAGENET_MEAN, _IMAGENET_STD))
-    logits = parser(((image - mean) / std).to(parser.conv_out.conv_out.weight))
+    logits = parser(normalized(image).to(parser.conv_out.conv_out.weight))
     return logits.argmax(dim=1, keepdim=True).to(image.device)
 
 

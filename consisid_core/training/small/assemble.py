@@ -1,0 +1,172 @@
+"""Writes the trained set as files that the pack's loaders read, in the formats and under the names of the release."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from ...checkpoint.net_config import T5_VOCABULARY, diffusers_config
+from ...errors import ConsisIDError
+from ...evaluation.results import whole_file
+from ...model.vae import CogVideoXVAE
+from ..diffusion import LATENT_SCALE
+from .autoencoder import by_name
+from .nets import Sizes
+from .stage import read_state
+from .words import UNKNOWN
+
+SET_NAME = "consisid_small"
+
+_EVA_NAMES = {
+    "attn.norm.": "attn.inner_attn_ln.", "attn.q_proj.bias": "attn.q_bias", "attn.v_proj.bias": "attn.v_bias",
+    "mlp.norm.": "mlp.ffn_ln.", "mlp.fc1_g.": "mlp.w1.", "mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3.",
+}  # fmt: skip
+"""timm's names -> the released ones."""
+
+
+def assemble(work: Path, out: Path, sizes: Sizes, pack: Path) -> list[Path]:
+    """Write the set, replacing an earlier one.
+
+    Args:
+        work: folder of the stages.
+        out: a ComfyUI models folder, or one laid out like it.
+        sizes: of the nets.
+        pack: the insightface pack whose recogniser was taught with; it is copied.
+
+    Returns:
+        The files and folders written.
+
+    Raises:
+        ConsisIDError: a part is missing; the stage that makes it is named.
+    """
+    states = {stage: _required(work, stage) for stage in ("vocabulary", "videos", "parser", "denoiser")}
+    onnx = sorted(pack.glob("*.onnx"))
+    if not onnx:
+        raise ConsisIDError(
+            f"{pack} holds no .onnx files. Name with --pack the face pack that the people were made with."
+        )
+    denoiser = states["denoiser"]
+    about = describe({name: state for name, state in states.items() if name != "vocabulary"})
+    folders = {
+        "transformer": out / "diffusion_models" / SET_NAME / "transformer",
+        "text_encoder": out / "text_encoders" / SET_NAME / "text_encoder",
+        "vae": out / "vae" / SET_NAME,
+        "consisid": out / "consisid" / SET_NAME,
+        "pack": out / "insightface" / "models" / SET_NAME,
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    transformer = folders["transformer"] / "diffusion_pytorch_model.safetensors"
+    text_encoder = folders["text_encoder"] / "model.safetensors"
+    vae = folders["vae"] / "diffusion_pytorch_model.safetensors"
+    parser = folders["consisid"] / "parsing_bisenet.safetensors"
+    eva = folders["consisid"] / "EVA02_CLIP_L_336_psz14_s6B.safetensors"
+    _write_with_config(
+        transformer_weights(denoiser["averaged"], denoiser["identity"]),
+        transformer,
+        diffusers_config(sizes.transformer),
+        about,
+    )
+    rows = states["vocabulary"]["tokens"]
+    t5 = {**sizes.text_encoder(T5_VOCABULARY), "max_text_seq_length": sizes.text_length}
+    _write_with_config(text_encoder_weights(denoiser["averaged"], rows), text_encoder, t5, about)
+    with torch.device("meta"):
+        names = CogVideoXVAE(sizes.vae_widths, 1).state_dict()
+    vae_config = {
+        "_class_name": "AutoencoderKLCogVideoX", "block_out_channels": list(sizes.vae_widths), "layers_per_block": 1,
+        "latent_channels": 16, "scaling_factor": LATENT_SCALE, "down_block_types": ["CogVideoXDownBlock3D"] * 4,
+        "up_block_types": ["CogVideoXUpBlock3D"] * 4,
+    }  # fmt: skip
+    _write_with_config(by_name(states["videos"]["averaged"], names), vae, vae_config, about)
+    _write(states["parser"]["averaged"], parser, about)
+    _write(eva_weights(denoiser["identity"]), eva, about)
+    for file in onnx:
+        with whole_file(folders["pack"] / file.name) as unfinished:
+            shutil.copyfile(file, unfinished)
+    return [transformer, text_encoder, vae, parser, eva, folders["pack"]]
+
+
+def describe(states: Mapping[str, Mapping]) -> dict[str, str]:
+    """What the files say of themselves, as their metadata.
+
+    Args:
+        states: checkpoints of the stages.
+    """
+    trained = {
+        stage: {"steps": state.get("steps", 0), "minutes": round(state.get("seconds", 0) / 60, 1)}
+        for stage, state in states.items()
+    }
+    return {
+        "format": "pt",
+        "what": "Small ConsisID: 128x128 pixels, 17 frames, a vocabulary of a few dozen words",
+        "trained_on": "Drawn people who do not exist (consisid_core.people); no photo of a person.",
+        "trained": json.dumps(trained),
+        "licence": "Apache-2.0",
+    }
+
+
+def transformer_weights(averaged: Mapping[str, torch.Tensor], identity: Mapping[str, torch.Tensor]) -> dict:
+    """Parameters of ConsisIDTransformer.
+
+    Args:
+        averaged: of `TextAndVideo`.
+        identity: of `Identity`, whose extractor belongs to the transformer's file.
+    """
+    return {
+        **_under("transformer.", averaged),
+        **{f"local_facial_extractor.{name}": x for name, x in _under("extractor.", identity).items()},
+    }
+
+
+def text_encoder_weights(averaged: Mapping[str, torch.Tensor], tokens: list[int]) -> dict:
+    """Parameters of T5's encoder with a row for each of its tokens: of those it never learned the unknown one's.
+
+    Args:
+        averaged: of `TextAndVideo`.
+        tokens: which have a row.
+    """
+    weights = _under("text.", averaged)
+    weights.pop("encoder.embed_tokens.weight", None)
+    learned = weights["shared.weight"]
+    table = learned[UNKNOWN].repeat(T5_VOCABULARY, 1)
+    table[torch.tensor(tokens)] = learned
+    return {**weights, "shared.weight": table}
+
+
+def eva_weights(identity: Mapping[str, torch.Tensor]) -> dict:
+    """Parameters of the image tower under the released names. identity: of `Identity`."""
+    released = {}
+    for name, x in _under("tower.tower.", identity).items():
+        for ours, theirs in _EVA_NAMES.items():
+            name = name.replace(ours, theirs)
+        released[f"visual.{name}"] = x
+    return released
+
+
+def _under(prefix, tensors):
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+def _required(work, stage):
+    state = read_state(work, stage)
+    if state is None:
+        maker = "people" if stage == "vocabulary" else stage
+        raise ConsisIDError(f"{work} has no {stage}.pt yet. Run the stage that makes it: --stages {maker}")
+    return state
+
+
+def _write(tensors, file, about):
+    half = {name: (x.half() if x.is_floating_point() else x).contiguous() for name, x in tensors.items()}
+    with whole_file(file) as unfinished:
+        save_file(half, unfinished, about)
+
+
+def _write_with_config(tensors, file, config, about):
+    _write(tensors, file, {**about, "config": json.dumps(config)})
+    with whole_file(file.with_name("config.json")) as unfinished:
+        unfinished.write_text(json.dumps(config, indent=2), encoding="utf-8")
