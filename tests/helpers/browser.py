@@ -53,6 +53,7 @@ return {
 
 TEMPLATE_PICTURES = """
 const pictures = [...document.querySelectorAll('[role=dialog] img[alt^=consisid_]')];
+pictures.at(-1)?.scrollIntoView();  // Those further down are loaded when they come into view.
 return Object.fromEntries(pictures.map((picture) => [picture.alt, [picture.naturalWidth, picture.naturalHeight]]));
 """
 
@@ -208,16 +209,14 @@ class Page:
         waiting.until(lambda _: self.js(script, node_type, beginning), f"no {beginning!r} on {node_type}")
 
     def play_video(self):
-        """Clicks the video on its node, waits until it plays, and returns its address, width, height and seconds."""
+        """Clicks the saved video on its node, waits until it plays; returns its address, width, height and seconds."""
         self.click(FIT_VIEW)
-        self.wait("return document.querySelector('video')?.readyState >= 2", "a loaded video")
-        self.click("//video")
+        saved = "video[src*='type=output']"  # There may be videos to start from, too.
+        self.wait(f'return document.querySelector("{saved}")?.readyState >= 2', "a loaded video")
+        self.click("//video[contains(@src, 'type=output')]")
         return self.wait(
-            """
-            const video = document.querySelector('video');
-            const {src, videoWidth, videoHeight, duration, currentTime} = video;
-            return currentTime > 0.1 && [src, videoWidth, videoHeight, duration];
-            """,
+            f'const {{src, videoWidth, videoHeight, duration, currentTime}} = document.querySelector("{saved}");'
+            "return currentTime > 0.1 && [src, videoWidth, videoHeight, duration];",
             "the video playing",
         )
 

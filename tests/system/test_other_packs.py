@@ -7,6 +7,7 @@ Their requirements have to be installed in the environment that runs the tests.
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import gguf
@@ -102,22 +103,25 @@ def test_video_helper_suite_loads_and_saves(run, info):
     assert demo.describe_video(file).startswith("17 frames of 240 x 160 at 8 fps")
 
 
-def test_loader_of_the_gguf_pack_refuses_our_transformer(run, info, models_dir, tmp_path):
+def test_loader_of_the_gguf_pack_refuses_our_transformer(run, info, models_dir):
     """Load ConsisID DiT reads the same file."""
     needs(info, "UnetLoaderGGUF")
-    file = run.base / "models" / "diffusion_models" / "consisid.gguf"
-    writer = gguf.GGUFWriter(file, "cogvideox")
-    for shard in sorted((models_dir / "diffusion_models/consisid_demo/transformer").glob("*.safetensors")):
+    tiny = models_dir / "diffusion_models/consisid_demo/transformer"
+    folder = run.base / "models" / "diffusion_models" / "gguf"
+    folder.mkdir()
+    shutil.copy(tiny / "config.json", folder)
+    writer = gguf.GGUFWriter(folder / "consisid.gguf", "cogvideox")
+    for shard in sorted(tiny.glob("*.safetensors")):
         for name, tensor in load_file(shard).items():
             writer.add_tensor(name, tensor.astype(np.float32))
     for write in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
         getattr(writer, write)()
     graph = graph_of("consisid_text_to_video")
-    graph["7"] = {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": file.name}}
+    graph["7"] = {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": "gguf/consisid.gguf"}}
     with pytest.raises(demo.UserError, match="(?i)arch|not ConsisID"):
         run.frames(graph)
     graph["7"] = {
         "class_type": "ConsisIDModelLoader",
-        "inputs": {"model_name": file.name, "weight_dtype": "default"},
+        "inputs": {"model_name": "gguf/consisid.gguf", "weight_dtype": "default"},
     }
     assert run.frames(graph)[0].std() > 5
