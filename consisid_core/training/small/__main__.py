@@ -146,14 +146,14 @@ class _Run:
             )
         return files[-1]
 
-    def _have_pool(self, people=_LEAST_PEOPLE, clips=_LEAST_CLIPS):
-        """Everything rendered so far, of which there has to be so much."""
+    def _have_pool(self, clips=True):
+        """Everything rendered so far, of which there has to be enough. clips: whether they are needed."""
         from .pool import Pool
         from .shelf import Shelf
 
         if self._pool is None:
             self._pool = Pool(Shelf(self._people()), self.device)
-        self._pool.wait_for(people, clips)
+        self._pool.wait_for(_LEAST_PEOPLE, _LEAST_CLIPS if clips else 0)
         return self._pool
 
     def _code(self):
@@ -213,7 +213,7 @@ class _Run:
     def parser(self) -> None:
         from .parser import ParserTask
 
-        self._train(ParserTask(self.sizes, self._have_pool(clips=0).shelf, **self._settings("parser")))
+        self._train(ParserTask(self.sizes, self._have_pool(clips=False).shelf, **self._settings("parser")))
 
     def denoiser(self) -> None:
         import torch
