@@ -1,7 +1,6 @@
 """Small runs of the trainer: a cache of random numbers, a net of its sizes, a config that names both."""
 
 import json
-from dataclasses import replace
 
 import torch
 from consisid_pack.consisid_core.checkpoint.net_config import diffusers_config
@@ -44,11 +43,9 @@ output_dim = 32
 """Lines of `[net]` for a new net of this kind; heads and the width of the feed-forward are missing."""
 
 
-def small_clips(count=6, sharp=False, **options):
-    """sharp: whether the VAE's posteriors have no spread."""
+def small_clips(count=6, **options):
     settings = {"text_length": 12, "text_dim": 24, **options}
-    clips = [random_clip(seed, person=f"person {seed % 3}", **settings) for seed in range(count)]
-    return [replace(clip, latent_std=0 * clip.latent_std) for clip in clips] if sharp else clips
+    return [random_clip(seed, person=f"person {seed % 3}", **settings) for seed in range(count)]
 
 
 def write_small_cache(folder, count=6, **options):

@@ -14,8 +14,7 @@ from consisid_pack.consisid_core.training.stages import placed_stages
 from diffusers import CogVideoXDPMScheduler, ConsisIDTransformer3DModel
 from diffusers.training_utils import EMAModel
 from helpers.oracle import RELATIVE, SCHEDULER, reference_rotary, relative_error
-from helpers.training import write_random_cache
-from helpers.training_runs import FACE, NET, SIZES, small_clips, small_config
+from helpers.training_runs import NET, small_config
 
 CPU = Ranks(0, 1, torch.device("cpu"))
 
@@ -233,26 +232,3 @@ def test_the_paper_s_place_of_injection_trains(folder):
     assert report.is_finite and trainer.net.transformer.config == dataclasses.replace(
         NET, injection="between", keypoints=True
     )
-
-
-def test_it_learns_eight_clips_by_heart(tmp_path, monkeypatch):
-    """A new net, and clips of one colour each."""
-    clips = [
-        dataclasses.replace(clip, latent_mean=clip.latent_mean[:, :1, :1, :1].expand_as(clip.latent_mean))
-        for clip in small_clips(8, sharp=True)
-    ]
-    cache = ClipCache(write_random_cache(tmp_path / "cache", clips))
-    # Read once: to open the files anew for each example takes longer here than the net does.
-    monkeypatch.setattr(ClipCache, "__getitem__", lambda self, number, clips=[*cache]: clips[number])
-    steps = 240
-    config = small_config(
-        tmp_path,
-        "[optimizer]\nwarmup = 10\nweight_decay = 0\nema_decay = 0\n[loss]\nmask_probability = 0\n"
-        "[conditions]\nimage_dropout = 0\ntext_dropout = 0\nidentity_dropout = 0\ntoken_dropout = 0\n",
-        stages={"fine": f"steps = {steps}\nlearning_rate = 6e-3"}, size=8, micro=8,
-        net=f"{SIZES}patch_size = 1\nnum_heads = 3\nff_dim = 192\n{FACE}",
-    )  # fmt: skip
-    config = dataclasses.replace(config, weights=dataclasses.replace(config.weights, transformer=""))
-    trainer = trainer_of(config)
-    losses = [trainer.step(batches_of(config, trainer, step), step).loss for step in range(steps)]
-    assert sum(losses[-10:]) / 10 < 0.1 * losses[0]
