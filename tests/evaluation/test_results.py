@@ -1,7 +1,10 @@
 """Files of results: damaged, and written by several processes at once."""
 
 import json
+import os
 import shutil
+import signal
+import time
 
 from consisid_pack.consisid_core.evaluation.results import Results
 from helpers.evaluation import FAILED, ROWS, read_lines, results_files, run, start, wait_for_lines, write_manifest
@@ -75,7 +78,13 @@ def test_a_failure_does_not_replace_a_result(tmp_path):
 
 
 def test_two_processes_share_a_run(run_dir, scored, comfyui):
-    processes = [start(run_dir, comfyui) for _ in range(2)]
+    first = start(run_dir, comfyui)
+    wait_for_files(run_dir, 1, first)
+    os.kill(first.pid, signal.SIGSTOP)  # Or it may be done before the other has started.
+    second = start(run_dir, comfyui)
+    wait_for_files(run_dir, 2, second)
+    os.kill(first.pid, signal.SIGCONT)
+    processes = [first, second]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert not any("Traceback" in error or "computed anew" in error for error in errors), errors
     assert [process.returncode for process in processes] == [1, 1]
@@ -96,6 +105,13 @@ def test_a_process_goes_on_where_another_was_killed(run_dir, scored, comfyui):
     count = len(results_files(run_dir))
     assert run(run_dir, comfyui) == 1
     assert len(results_files(run_dir)) == count
+
+
+def wait_for_files(folder, count, process):
+    """Until so many processes have a file of results."""
+    while len(results_files(folder)) < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
 
 
 def check_complete(folder, scored):
