@@ -11,7 +11,7 @@ from consisid_pack.consisid_core.face.identity_file import read_identity
 from consisid_pack.consisid_core.weights.parts import PARTS, REPOSITORY
 from helpers import ROOT
 from helpers.served import demo
-from helpers.templates import NEWER_NODES, TEMPLATES, camera_pan, clip, drawn, input_files, needs_newer
+from helpers.templates import NEWER_NODES, TEMPLATES, camera_pan, clip, drawn, frame_count, input_files, needs_newer
 
 VIDEOS = [name for name in TEMPLATES if name != "consisid_identity_save"]
 NOTES = ("MarkdownNote", "Note")
@@ -29,7 +29,7 @@ OTHER_MODELS = {
 }
 """Address and folder of models that are not ConsisID's."""
 LENGTHS = {"consisid_smooth_and_large": "49 frames of 480 x 320 at 24 fps"}
-"""What the video of a template measures in test size, if not 17 frames of 240 x 160 at 8 fps."""
+"""What the video of a template measures in test size, if not `frame_count` frames of 240 x 160 at 8 fps."""
 
 for_each_template = pytest.mark.parametrize("name", TEMPLATES)
 for_each_that_runs = pytest.mark.parametrize("name", [name for name in TEMPLATES if not needs_newer(name)])
@@ -211,7 +211,7 @@ def in_test_size(name):
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
         if node["class_type"] == "ConsisIDGlobalIDExtractor":
-            node["inputs"].update(width=240, height=160, length=17)
+            node["inputs"].update(width=240, height=160, length=frame_count(name))
         if node["class_type"] == "VAEDecodeTiled":
             node["inputs"]["tile_size"] = 128
         if node["class_type"] == "ImageScale":
@@ -234,7 +234,8 @@ def frames(served, tmp_path_factory):
                 saved(served)
             finished[name], video = served.frames(in_test_size(name), input_files())
             file = demo.save_without_overwriting(tmp_path_factory.mktemp("video"), video)
-            assert demo.describe_video(file).startswith(LENGTHS.get(name, "17 frames of 240 x 160 at 8 fps"))
+            usual = f"{frame_count(name)} frames of 240 x 160 at 8 fps"
+            assert demo.describe_video(file).startswith(LENGTHS.get(name, usual))
         return finished[name]
 
     return run
@@ -289,7 +290,7 @@ def test_graph_gives_all_inputs_that_the_server_asks_for(name, info):
 @pytest.mark.parametrize("name", [name for name in VIDEOS if not needs_newer(name)])
 def test_template_makes_a_video(name, frames):
     pictures = frames(name)
-    assert pictures.shape == (17, 160, 240, 3) and pictures.std() > 5
+    assert pictures.shape == (frame_count(name), 160, 240, 3) and pictures.std() > 5
 
 
 def test_identity_is_saved(served):
