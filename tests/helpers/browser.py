@@ -53,8 +53,15 @@ return {
 
 TEMPLATE_PICTURES = """
 const pictures = [...document.querySelectorAll('[role=dialog] img[alt^=consisid_]')];
-pictures.at(-1)?.scrollIntoView();  // Those further down are loaded when they come into view.
 return Object.fromEntries(pictures.map((picture) => [picture.alt, [picture.naturalWidth, picture.naturalHeight]]));
+"""
+
+# Frontends load the pictures of what is in view; older ones drop them when it is left.
+SHOW_TEMPLATE = """
+const leaves = [...document.querySelectorAll('[role=dialog] *')].filter((element) => !element.children.length);
+const titles = leaves.filter((leaf) => leaf.textContent.trim().startsWith('consisid_'));
+const title = titles.find((title) => title.textContent.trim() === arguments[0]) ?? titles.at(-1);
+title?.scrollIntoView({block: 'center'});
 """
 
 SET_WIDGETS = """
@@ -126,9 +133,15 @@ class Page:
         self.click(IN_DIALOG.format("comfyui-consisid"))
 
     def wait_for_template_pictures(self, sizes):
-        """Waits until these pictures are drawn, {template: [width, height]}, and no others. A stand-in is square."""
-        waiting = WebDriverWait(self.driver, 60, poll_frequency=0.2)
-        waiting.until(lambda _: self.js(TEMPLATE_PICTURES) == sizes, f"not these template pictures: {sizes}")
+        """Waits until these pictures were drawn, {template: [width, height]}, and no others. A stand-in is square."""
+        drawn = {}
+
+        def all_drawn(_):
+            drawn.update(self.js(TEMPLATE_PICTURES))
+            self.js(SHOW_TEMPLATE, next((name for name in sizes if drawn.get(name) != sizes[name]), None))
+            return drawn == sizes
+
+        WebDriverWait(self.driver, 60, poll_frequency=0.5).until(all_drawn, f"not these template pictures: {sizes}")
 
     def open_template(self, name):
         self.open_templates()

@@ -7,16 +7,15 @@ Their requirements have to be installed in the environment that runs the tests.
 
 import json
 import os
-import shutil
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
+from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from helpers import ROOT
 from helpers.served import Run, demo, link_released_names
 from helpers.templates import input_files
-from safetensors.numpy import load_file
+from helpers.weight_forms import write_gguf
 
 FOLDER = os.environ.get("CONSISID_PACKS")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="CONSISID_PACKS names no folder of packs")
@@ -106,22 +105,18 @@ def test_video_helper_suite_loads_and_saves(run, info):
 def test_loader_of_the_gguf_pack_refuses_our_transformer(run, info, models_dir):
     """Load ConsisID DiT reads the same file."""
     needs(info, "UnetLoaderGGUF")
-    tiny = models_dir / "diffusion_models/consisid_demo/transformer"
+    tiny = read_checkpoint(models_dir / "diffusion_models/consisid_demo/transformer")
     folder = run.base / "models" / "diffusion_models" / "gguf"
     folder.mkdir()
-    shutil.copy(tiny / "config.json", folder)
-    writer = gguf.GGUFWriter(folder / "consisid.gguf", "cogvideox")
-    for shard in sorted(tiny.glob("*.safetensors")):
-        for name, tensor in load_file(shard).items():
-            writer.add_tensor(name, tensor.astype(np.float32))
-    for write in ("write_header_to_file", "write_kv_data_to_file", "write_tensors_to_file", "close"):
-        getattr(writer, write)()
+    (folder / "config.json").write_text(json.dumps(tiny.config))
+    file = folder / "diffusion_pytorch_model.gguf"
+    write_gguf(file, tiny.tensors)
     graph = graph_of("consisid_text_to_video")
-    graph["7"] = {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": "gguf/consisid.gguf"}}
+    graph["7"] = {"class_type": "UnetLoaderGGUF", "inputs": {"unet_name": f"gguf/{file.name}"}}
     with pytest.raises(demo.UserError, match="(?i)arch|not ConsisID"):
         run.frames(graph)
     graph["7"] = {
         "class_type": "ConsisIDModelLoader",
-        "inputs": {"model_name": "gguf/consisid.gguf", "weight_dtype": "default"},
+        "inputs": {"model_name": f"gguf/{file.name}", "weight_dtype": "default"},
     }
     assert run.frames(graph)[0].std() > 5
