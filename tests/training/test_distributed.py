@@ -15,6 +15,7 @@ from consisid_pack.consisid_core.training.config import Batch, load_config
 from consisid_pack.consisid_core.training.distributed import Ranks
 from consisid_pack.consisid_core.training.run import run
 from helpers import ROOT
+from helpers.distributed import run_as
 from helpers.oracle import relative_error
 from helpers.training_runs import small_config, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,19 +36,17 @@ def write_config(folder, sharding, checkpointing="true"):
     return file.rename(folder / f"{sharding}.toml")
 
 
-def fork(config, run_dir):
+def run_two(config_file, run_dir):
     """Run two processes, told who they are as launchers tell them."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-
-    def process(rank):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        run(config, run_dir, "cpu")
-
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=process, args=(rank,)) for rank in (0, 1)]
+    # A fork of this process would fail once a test has used autograd, and a new one would import everything again.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.tensorboard"]
+    )
+    processes = [context.Process(target=run_as, args=(rank, port, config_file, run_dir)) for rank in (0, 1)]
     for one in processes:
         one.start()
     for one in processes:
@@ -82,8 +81,8 @@ def assert_equal_runs(one, other):
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_two_processes_are_one_and_either_goes_on(alone, sharding):
-    config = load_config(write_config(alone, sharding))
-    fork(config, alone / sharding)
+    file = write_config(alone, sharding)
+    run_two(file, alone / sharding)
     assert_equal_runs(alone / "alone", alone / sharding)
 
     # From the second step, within the second stage, the other goes on.
@@ -93,9 +92,9 @@ def test_two_processes_are_one_and_either_goes_on(alone, sharding):
         shutil.rmtree(latest(target))
         assert latest(target).name == "000002"
         if name == "two go on":
-            fork(config, target)
+            run_two(file, target)
         else:
-            run(config, target, "cpu")
+            run(load_config(file), target, "cpu")
         assert_equal_runs(alone / "alone", target)
 
 
