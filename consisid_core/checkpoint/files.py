@@ -12,6 +12,12 @@ from ..errors import ConsisIDError
 DEMO_MARKER = "consisid_demo_weights"
 """Present in the metadata, or as a key, of every file that holds random demo weights."""
 
+NOTE = "consisid_note"
+"""Metadata: a sentence that whoever loads the file is to read."""
+
+VOCABULARY = "consisid_vocabulary"
+"""Metadata of a text encoder that learned few words: a JSON list of the tokens that it knows."""
+
 SAVED_CONFIG = "consisid_config"
 """Under this name a transformer that ComfyUI has saved carries diffusers' config, as bytes."""
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from ..errors import ConsisIDError, optional_library
 
+DEFAULT_WEIGHTS = Path(__file__).resolve().parents[1] / "default_weights"
+"""For the small trained set, laid out as a models folder."""
+
 _KINDS = ("diffusion_models", "vae", "text_encoders", "consisid", "insightface")
 # Folders that ComfyUI knows by two names; new files go to the first.
 _OWN_FOLDERS = {"diffusion_models": ("diffusion_models", "unet"), "text_encoders": ("text_encoders", "clip")}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import WeightsError
+from ..errors import ConsisIDError, WeightsError
 from ..model.config import TransformerConfig
-from .files import SAVED_CONFIG, parse_json
+from .files import SAVED_CONFIG, VOCABULARY, parse_json
 from .fit import check_names
 from .net_config import diffusers_config, infer_t5_config, infer_transformer_config, infer_vae_config, t5_shapes
 from .quantization import json_tensor, plain_shapes, take_quantization
@@ -96,6 +97,21 @@ def text_encoder_weights(checkpoint: Checkpoint) -> NetWeights:
     expected = t5_shapes(config)
     check_names({name: shape for name, shape in shapes.items() if name in expected}, expected)
     return NetWeights(state_dict, config, quantization)
+
+
+def known_tokens(checkpoint: Checkpoint) -> frozenset[int] | None:
+    """The tokens that a small text encoder learned, as its file notes (`VOCABULARY`); None of one that learned all.
+
+    Raises:
+        ConsisIDError: the note is no list of numbers.
+    """
+    noted = checkpoint.metadata.get(VOCABULARY)
+    if noted is None:
+        return None
+    try:
+        return frozenset(map(int, json.loads(noted)))
+    except (TypeError, ValueError):
+        raise ConsisIDError(f"{checkpoint.path} notes no list of tokens as {VOCABULARY}. Download it again.") from None
 
 
 def transformer_prefix(names: Collection[str]) -> str:

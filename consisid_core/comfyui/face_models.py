@@ -20,7 +20,7 @@ from ..face.detector import FaceDetector
 from ..face.parsing import BiSeNet
 from ..face.providers import resolve_providers
 from ..types import Face
-from .weight_files import log_demo_weights, read_weights
+from .weight_files import log_demo_weights, log_note, read_weights
 
 # Bytes that one crop takes in each net beside weights, so that ComfyUI frees as much: the tensors that live at once,
 # counted by `dev/memory_count.py` for the released sizes in float32 (35.0 and 66.7 MiB), rounded up. ComfyUI never
@@ -128,7 +128,9 @@ def load_face_models(
     with optional_library("Face analysis"):
         from ..face.eva_clip import EvaClipVisual
     detector = load_detector(pack_folder, provider)
-    if detector.model.detector.is_demo:
+    if note := detector.model.detector.note:
+        log_note(pack_folder, note)
+    elif detector.model.detector.is_demo:
         log_demo_weights(pack_folder)
     parser = _load_net(BiSeNet, parsing_path, torch.float32, "Choose parsing_bisenet.pth of ConsisID-preview")
     device = comfy.model_management.text_encoder_device()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import string
 from pathlib import Path
 
 import comfy.model_management
@@ -17,10 +18,13 @@ import comfy.utils
 import folder_paths
 
 from ..checkpoint.fit import about
-from ..checkpoint.nets import text_encoder_weights
+from ..checkpoint.nets import known_tokens, text_encoder_weights
 from . import compat
 from .notices import notices
 from .weight_files import read_weights, refuse_broken_result
+
+_WORD_START = "\u2581"
+"""With which a token begins that begins a word."""
 
 REMEDY = (
     "Choose a T5 v1.1 XXL encoder: the folder `text_encoder` of BestWishYsh/ConsisID-preview, or t5xxl_fp16.safetensors"
@@ -33,10 +37,13 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
 
     def __init__(self, embedding_directory=None, tokenizer_data={}):
         self.max_tokens = tokenizer_data["max_text_seq_length"]
+        self.known_tokens = tokenizer_data["known_tokens"]
         super().__init__(embedding_directory, tokenizer_data, min_length=self.max_tokens)
 
     def tokenize_with_weights(self, text, return_word_ids=False, **kwargs):
         notices.begin()
+        if self.known_tokens:
+            text = text.lower()  # It learned no capital letters.
         (tokens,) = super().tokenize_with_weights(text, return_word_ids, **kwargs)
         if len(tokens) > self.max_tokens:
             kept, cut = tokens[: self.max_tokens - 1], tokens[self.max_tokens - 1 : -1]
@@ -46,7 +53,22 @@ class T5Tokenizer(comfy.text_encoders.sd3_clip.T5XXLTokenizer):
                 len(tokens), self.max_tokens, lost,
             )  # fmt: skip
             tokens = [*kept, tokens[-1]]
+        if unknown := self._unknown_words(tokens):
+            logging.getLogger("consisid").warning(
+                "This small text encoder never learned these words, which mean nothing to it: %s", ", ".join(unknown)
+            )
         return [tokens]
+
+    def _unknown_words(self, tokens):
+        """Words with a piece that the encoder never learned; of one that learned all tokens none."""
+        words = []
+        for token, *_ in tokens if self.known_tokens else ():
+            piece = self.inv_vocab[token] if isinstance(token, int) else ""
+            if piece.startswith((_WORD_START, "</s>")) or not words:
+                words.append(["", True])
+            words[-1][0] += piece.strip(_WORD_START)
+            words[-1][1] &= token in self.known_tokens or not any(map(str.isalnum, piece))
+        return list(dict.fromkeys(word.strip(string.punctuation) for word, is_known in words if not is_known))
 
 
 class Tokenizer(comfy.sd1_clip.SD1Tokenizer):
@@ -104,7 +126,10 @@ def load_text_encoder(path: Path | str, disable_dynamic: bool = False) -> comfy.
         disable_dynamic,
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         parameters=comfy.utils.calculate_parameters(state_dict),
-        tokenizer_data={"max_text_seq_length": weights.config["max_text_seq_length"]},
+        tokenizer_data={
+            "max_text_seq_length": weights.config["max_text_seq_length"],
+            "known_tokens": known_tokens(checkpoint),
+        },
         model_options={"dtype": dtype, "t5xxl_model_config": weights.config, **quantization_options},
     )
     clip.cond_stage_model.weights_path = path

@@ -9,13 +9,14 @@ from typing import NoReturn
 import comfy.model_management
 import comfy.utils
 
+from ..checkpoint.files import NOTE
 from ..checkpoint.finite import check_finite
 from ..checkpoint.reading import Checkpoint, read_checkpoint
 from ..errors import ConsisIDError
 
 
 def read_weights(path: Path | str) -> Checkpoint:
-    """`read_checkpoint` by ComfyUI's reader. Logs one line if the file holds random demo weights.
+    """`read_checkpoint` by ComfyUI's reader. Logs one line if the file holds random demo weights, or has a note.
 
     Args:
         path: a weight file, or a folder of shards.
@@ -32,6 +33,8 @@ def read_weights(path: Path | str) -> Checkpoint:
     checkpoint = read_checkpoint(path, _load_torch_file, on_unpacked)
     if checkpoint.is_demo:
         log_demo_weights(path)
+    if note := checkpoint.metadata.get(NOTE):
+        log_note(path, note)
     return checkpoint
 
 
@@ -40,6 +43,11 @@ def log_demo_weights(path: Path | str) -> None:
     logging.getLogger("consisid").warning(
         "%s holds random demo weights: results are noise. See the pack's README for the released weights.", path
     )
+
+
+def log_note(path: Path | str, note: str) -> None:
+    """Say what a file says of itself."""
+    logging.getLogger("consisid").info("%s: %s", Path(path).name, note)
 
 
 def refuse_broken_result(what: str, path: Path | str, remedy: str) -> NoReturn:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checkpoint.files import DEMO_MARKER
+from ..checkpoint.files import DEMO_MARKER, NOTE
 from .detected_face import DetectedFace
 from .face_pack import DETECTOR_SIZE, load_pack, prepare, quiet
 from .photo import MIN_SIDE, Photo
@@ -36,7 +36,8 @@ _SMALLEST_RETRIED = 0.15  # of the short side; what retries find below that widt
 class FaceDetector:
     """An insightface model pack, loaded once and used for many photos.
 
-    `is_demo` tells that a file of the pack is marked as a stand-in (`DEMO_MARKER`).
+    `is_demo` tells that a file of the pack is marked as a stand-in (`DEMO_MARKER`); `note` is what the pack says of
+    itself (`NOTE`), or "".
     """
 
     def __init__(self, pack_folder: Path | str, providers: Sequence[str]) -> None:
@@ -51,7 +52,9 @@ class FaceDetector:
         """
         self._app = load_pack(Path(pack_folder).absolute(), providers)
         sessions = [model.session for model in self._app.models.values()]
-        self.is_demo = any(DEMO_MARKER in session.get_modelmeta().custom_metadata_map for session in sessions)
+        metadata = [session.get_modelmeta().custom_metadata_map for session in sessions]
+        self.is_demo = any(DEMO_MARKER in noted for noted in metadata)
+        self.note = next((noted[NOTE] for noted in metadata if NOTE in noted), "")
         active = sessions[0].get_providers()
         if active[0] != providers[0]:
             log.warning("Face analysis runs on %s: onnxruntime could not start %s.", active[0], providers[0])

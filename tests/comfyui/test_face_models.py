@@ -9,7 +9,8 @@ import psutil
 import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
-from consisid_pack.consisid_core.comfyui.face_models import EVA_MEMORY, PARSING_MEMORY
+from consisid_pack.consisid_core.comfyui.face_models import EVA_MEMORY, PARSING_MEMORY, load_face_models
+from consisid_pack.consisid_core.dev.demo_face_pack import write_demo_face_pack
 from consisid_pack.consisid_core.dev.memory_count import MemoryCounter
 from consisid_pack.consisid_core.face.eva_clip import EvaClipVisual, preprocess
 from consisid_pack.consisid_core.face.parsing import BiSeNet, whiten_background
@@ -33,6 +34,14 @@ def face_models(run_node):
 def portrait():
     """The astronaut's face in 256x256 px."""
     return data.astronaut()[:256, 96:352]
+
+
+def test_a_packs_note_is_said_in_place_of_the_warning_of_random_weights(models_dir, tmp_path, caplog):
+    write_demo_face_pack(tmp_path / "small", "for the small set")
+    caplog.set_level("INFO", "consisid")
+    nets = (models_dir / "consisid" / DEMO / name for name in ("parsing_bisenet.pth", "EVA02_CLIP_L_336_psz14_s6B.pt"))
+    load_face_models(tmp_path / "small", *nets, "CPU")
+    assert "small: for the small set" in caplog.text and f"{tmp_path / 'small'} holds random" not in caplog.text
 
 
 # Progress, cancel, notices

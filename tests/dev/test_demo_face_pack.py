@@ -5,10 +5,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import skimage
 from consisid_pack.consisid_core.dev import demo_face_pack
 from consisid_pack.consisid_core.dev.demo_face_pack import DETECTOR_FILE as DETECTOR
 from consisid_pack.consisid_core.dev.demo_face_pack import RECOGNISER_FILE as RECOGNISER
 from consisid_pack.consisid_core.errors import ConsisIDError
+from consisid_pack.consisid_core.face.detector import FaceDetector
 from consisid_pack.consisid_core.face.photo import Photo
 from helpers.face_packs import CPU, keep_128, save_variant
 from helpers.pictures import package_file, read
@@ -50,6 +52,16 @@ def test_demo_embedding_keeps_the_lengths_and_angles_of_sface(pack, tmp_path):
     )
     assert long.shape == (3, 512) and short.shape == (3, 128)
     assert np.allclose(long @ long.T, short @ short.T, rtol=1e-4)
+
+
+def test_small_pack_is_a_third_as_large_and_says_whose_it_is(pack, tmp_path):
+    demo_face_pack.write_demo_face_pack(tmp_path, "for the small set")
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 12e6
+    whole, small = FaceDetector(pack, CPU), FaceDetector(tmp_path, CPU)
+    assert (whole.note, small.note) == ("", "for the small set") and small.is_demo
+    photo = Photo(skimage.data.astronaut())
+    (theirs,), (ours,) = (detector.detect(photo) for detector in (whole, small))
+    assert np.allclose(theirs.embedding, ours.embedding, atol=1e-4 * np.abs(theirs.embedding).max())
 
 
 def test_demo_pack_is_replaced_and_errors_leave_nothing(tmp_path, monkeypatch):

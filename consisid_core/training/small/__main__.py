@@ -47,9 +47,7 @@ def _parser():
     parser.add_argument("--people", type=int, metavar="N", help=f"to render (default {_PEOPLE})")
     parser.add_argument("--clips", type=int, metavar="N", help=f"to render (default {_CLIPS})")
     parser.add_argument("--workers", type=int, metavar="K", help="renderers (default: one a core)")
-    parser.add_argument(
-        "--pack", type=Path, metavar="DIR", help="face pack with SFace (default: the demo's, in ComfyUI)"
-    )
+    parser.add_argument("--pack", type=Path, metavar="DIR", help="face pack with SFace (default: the small set's own)")
     parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="T5's tokenizer.json (default: ComfyUI's)")
     parser.add_argument("--comfyui", metavar="DIR", help="ComfyUI's folder (default: the one that this pack lies in)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="models folder for the set (default: WORK_DIR/models)")
@@ -132,9 +130,10 @@ class _Run:
     def _pack(self):
         if self.options.pack:
             return self.options.pack
-        from ...checkpoint.model_folders import ModelFolders
+        from ...checkpoint.model_folders import DEFAULT_WEIGHTS
+        from .assemble import SET_NAME
 
-        return ModelFolders(self.options.comfyui).models / "insightface" / "models" / "consisid_demo"
+        return DEFAULT_WEIGHTS / "insightface" / "models" / SET_NAME
 
     def _recogniser(self):
         """The pack's recogniser, which is by far the larger file."""
@@ -142,7 +141,7 @@ class _Run:
         if not files:
             raise ConsisIDError(
                 f"There is no face pack in {self._pack()}. Write the one with YuNet and SFace: "
-                "python -m consisid_core.dev.tiny MODELS_DIR, and name its folder with --pack."
+                "python -m consisid_core.dev.demo_face_pack, or name another folder with --pack."
             )
         return files[-1]
 
@@ -240,7 +239,8 @@ class _Run:
     def assemble(self) -> None:
         from .assemble import assemble
 
-        for path in assemble(self.work, self.options.out or self.work / "models", self.sizes, self._pack()):
+        out = self.options.out or self.work / "models"
+        for path in assemble(self.work, out, self.sizes, self._pack()):
             print(f"wrote {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import nn
 
 from ...errors import ConsisIDError, in_short
 from .producer import RECOGNISER_SIZE
+
+if TYPE_CHECKING:
+    import onnx
 
 _FLOAT, _INT, _INTS = 1, 2, 7
 """Kinds of attributes in ONNX."""
@@ -35,6 +39,7 @@ class Recogniser(nn.Module):
         # protobuf's and onnx's errors have no common class.
         except Exception as error:
             raise ConsisIDError(f"{file} cannot be read as an ONNX net ({in_short(error)}).") from None
+        unpack_weights(graph)
         weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
         weights |= {
             node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
@@ -45,7 +50,7 @@ class Recogniser(nn.Module):
         if unknown := sorted({node.op_type for node in self._nodes} - set(_LAYERS)):
             raise ConsisIDError(
                 f"{file} has layers that training cannot follow ({', '.join(unknown)}). Take the face pack with SFace: "
-                "python -m consisid_core.dev.tiny MODELS_DIR writes it."
+                "python -m consisid_core.dev.demo_face_pack writes it."
             )
         self._input = next(value.name for value in graph.input if value.name not in weights)
         self._output = graph.output[0].name
@@ -62,6 +67,20 @@ class Recogniser(nn.Module):
             inputs = [values[name] for name in node.input if name]
             values[node.output[0]] = _LAYERS[node.op_type](_attributes(node), *inputs)
         return values[self._output]
+
+
+def unpack_weights(graph: onnx.GraphProto) -> None:
+    """Put float weights in place of int8 ones in a graph, which onnxruntime would unpack anew at every run."""
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type in ("DequantizeLinear", "Reshape") and all(name in values for name in node.input):
+            (value,) = ReferenceEvaluator(node).run(None, {name: values[name] for name in node.input})
+            values[node.output[0]] = value
+            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+            graph.node.remove(node)
 
 
 def _attributes(node):

@@ -27,7 +27,7 @@ def test_stages_from_a_shelf_to_a_set(small, shelf, tmp_path, pack, tokenizer, c
     assert read_state(tmp_path, "denoiser")["steps"] == 1
     written = capsys.readouterr().out
     assert written.count("wrote") == 6
-    assert (tmp_path / "models/diffusion_models/consisid_small/transformer/config.json").is_file()
+    assert (tmp_path / "models/consisid/consisid_small/transformer.safetensors").is_file()
 
     before = (tmp_path / "denoiser.pt").stat().st_mtime_ns
     assert command.main(arguments) == 0  # There is nothing left to do, and nothing is done again.
