@@ -1,9 +1,31 @@
-"""What another process runs. It imports the core by its own name: `consisid_pack` exists under pytest only."""
+"""A training run of two processes, from a fork server: a fork of the tests' own would fail once autograd was used.
 
+They import the core by its own name: `consisid_pack` exists under pytest only.
+"""
+
+import multiprocessing
 import os
+import socket
 
 
-def run_as(rank, port, config_file, run_dir):
+def run_two(config_file, run_dir):
+    """Run two processes, told who they are as launchers tell them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.tensorboard"]
+    )
+    processes = [context.Process(target=_run_as, args=(rank, port, config_file, run_dir)) for rank in (0, 1)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join(timeout=120)
+    assert [one.exitcode for one in processes] == [0, 0]
+
+
+def _run_as(rank, port, config_file, run_dir):
     """One of two processes of a training run on the CPU."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -1,9 +1,7 @@
 """Two processes against one: the same losses and weights, and either goes on where the other stopped."""
 
-import multiprocessing
 import os
 import shutil
-import socket
 import subprocess
 import sys
 
@@ -15,7 +13,7 @@ from consisid_pack.consisid_core.training.config import Batch, load_config
 from consisid_pack.consisid_core.training.distributed import Ranks
 from consisid_pack.consisid_core.training.run import run
 from helpers import ROOT
-from helpers.distributed import run_as
+from helpers.distributed import run_two
 from helpers.oracle import relative_error
 from helpers.training_runs import small_config, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,24 +32,6 @@ def write_config(folder, sharding, checkpointing="true"):
     changes = f'{CHANGES}[memory]\nsharding = "{sharding}"\ncheckpointing = {checkpointing}\n'
     file = write_run(folder, changes, stages=STAGES)
     return file.rename(folder / f"{sharding}.toml")
-
-
-def run_two(config_file, run_dir):
-    """Run two processes, told who they are as launchers tell them."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    # A fork of this process would fail once a test has used autograd, and a new one would import everything again.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.tensorboard"]
-    )
-    processes = [context.Process(target=run_as, args=(rank, port, config_file, run_dir)) for rank in (0, 1)]
-    for one in processes:
-        one.start()
-    for one in processes:
-        one.join(timeout=120)
-    assert [one.exitcode for one in processes] == [0, 0]
 
 
 def losses(run_dir):

@@ -12,6 +12,7 @@ from consisid_pack.consisid_core.training.cache import ClipCache
 from consisid_pack.consisid_core.training.checkpoint import latest, read_tensors
 from consisid_pack.consisid_core.training.run import run
 from consisid_pack.consisid_core.training.validation import Validator, main, read_scores
+from helpers.distributed import run_two
 from helpers.training import GEOMETRY
 from helpers.training_cases import write_random_cases
 from helpers.training_runs import NET, equal_tensors, small_config, write_run
@@ -94,6 +95,16 @@ def test_the_command_makes_the_same_videos_from_a_checkpoint(validated, tmp_path
     assert abs(frames_of(tmp_path / "last" / "anna.mp4") - first).mean() > 1
     assert main([arguments[0], str(tmp_path / "no"), "--steps", "0"]) == 1
     assert "--steps must be 1 to 1000" in capsys.readouterr().err
+
+
+def test_two_processes_with_a_sliced_net_make_the_same_videos(validated, tmp_path):
+    copy_inputs(validated, tmp_path)
+    sharded = write_run(tmp_path, EVERY_THREE + '[memory]\nsharding = "fsdp"\n', stages=STAGES)
+    run_two(sharded, tmp_path / "run")
+    folders = [folder / "run" / "validation" / "000005" for folder in (validated, tmp_path)]
+    assert [path.name for path in sorted(folders[1].iterdir())] == [path.name for path in sorted(folders[0].iterdir())]
+    one, two = (frames_of(folder / "anna.mp4") for folder in folders)
+    assert abs(one - two).mean() < 0.1  # Sums in another order, and H.264 after them.
 
 
 def test_what_goes_wrong_with_videos_does_not_end_the_training(validated, tmp_path, monkeypatch, capsys):
