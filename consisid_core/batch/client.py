@@ -109,10 +109,12 @@ class Client:
         lists = [files for output in outputs.values() for files in output.values() if isinstance(files, list)]
         return [file for files in lists for file in files if isinstance(file, dict) and "filename" in file]
 
-    async def fetch(self, file: dict) -> bytes:
-        """The content of a file that `run` returned."""
+    async def fetch(self, file: dict) -> bytes | None:
+        """The content of a file that `run` returned; None if it is gone, as that of an earlier run may be."""
         where = {key: file[key] for key in ("filename", "subfolder", "type")}
         async with self.session.get("/view", params=where) as response:
+            if response.status == 404:
+                return None
             response.raise_for_status()
             return await response.read()
 

@@ -7,18 +7,29 @@ killed worker leaves no ComfyUI behind that holds a GPU. A script of its own, so
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 
+_PR_SET_PDEATHSIG = 1
 _GRACE = 10  # seconds that the command has to end in order
 
 
 def main(command: list[str]) -> int:
     """Run a command, and return its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_this if os.name != "nt" else None
+    )
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
     return process.wait()
+
+
+def _end_with_this():
+    """Have Linux kill the command if this program itself is killed, as Ray does with the children of its processes."""
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end_with_parent(process):

@@ -34,6 +34,7 @@ GROWTH = 0.2
 _STARTS = 3  # In the moment between finding a free port and taking it another program may take it.
 _SETTLED = 2  # tasks until all models of a graph have been loaded once
 _PAUSE = 0.25  # seconds between questions to a server that starts
+_FORGETTING = 1  # seconds until a server has noticed, between two graphs, that it is to forget
 _LOG_LINES = 15
 _FOLDERS = ("input", "output", "temp", "user")
 _DATE = 10**9  # of every identity, in seconds
@@ -89,6 +90,12 @@ def check_nodes(url: str, node_types: frozenset[str]) -> None:
             f"The ComfyUI at {url} has no node {', '.join(sorted(missing))}, which the graph uses. {cure}, and restart "
             "it; its log says whether a pack failed to load."
         )
+
+
+def forget(url: str) -> None:
+    """Have a server unload its models and forget its results."""
+    ask(url, Client.free)
+    time.sleep(_FORGETTING)
 
 
 def free_port() -> int:
@@ -167,13 +174,14 @@ class OwnServer:
         # The loader goes by the date. The name stands for the content, so what was made of it before holds.
         os.utime(file, (_DATE, _DATE))
 
-    def take_identity(self, name: str) -> bytes:
-        """What Save ConsisID Identity saved, which is removed."""
+    def take_identity(self, name: str) -> bytes | None:
+        """What Save ConsisID Identity saved, which is removed; None if it saved nothing."""
         file = self._identities / f"{name}.safetensors"
-        try:
-            return file.read_bytes()
-        finally:
-            file.unlink(missing_ok=True)
+        if not file.is_file():
+            return None
+        content = file.read_bytes()
+        file.unlink()
+        return content
 
     def after_task(self) -> None:
         """Remove what the task left, and stop a server whose memory keeps growing; `start` starts it again."""
@@ -281,8 +289,7 @@ class ForeignServer:
 
     def reset(self) -> None:
         """Have it unload models and forget results."""
-        ask(self.url, Client.free)
-        time.sleep(1)  # It does so between two graphs, once it has looked.
+        forget(self.url)
 
     def cancel(self, prompt_id: str) -> None:
         """Stop a graph of ours."""

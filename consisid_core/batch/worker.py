@@ -10,7 +10,7 @@ import aiohttp
 from ..errors import ConsisIDError, is_out_of_memory
 from .client import Client, Interrupted, NodeFailed, Rejected, Stalled, first_video
 from .graph import title
-from .server import ForeignServer, OwnServer, ask
+from .server import ForeignServer, OwnServer, ask, forget
 from .tasks import Kind, Outcome, Task
 
 _UNREACHABLE = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
@@ -51,7 +51,7 @@ class Worker:
             return Outcome(task.key, kind, sentence, seconds=round(time.monotonic() - begin, 3), **made)
 
         def failure_of(nodes):
-            return Kind.REFUSED if nodes <= task.own_nodes else Kind.BROKEN
+            return Kind.REFUSED if nodes and nodes <= task.own_nodes else Kind.BROKEN
 
         try:
             content, suffix = self._made(task)
@@ -89,29 +89,33 @@ class Worker:
 
     def _made(self, task):
         """(content, suffix) of the file that a task makes."""
+        made = self._once(task)
+        if made is None:
+            # The server has this graph in its cache, from a try that was lost on the way here.
+            forget(self.server.url)
+            made = self._once(task)
+        if made is None:
+            raise ConsisIDError("The graph ended without a video file. It needs a node that saves one, Save Video.")
+        return made
+
+    def _once(self, task):
+        """The same, or None if the server has saved nothing."""
         for file in task.files:
             if file.is_identity:
                 self.server.put_identity(file.name, file.read())
         photos = [file for file in task.files if not file.is_identity]
         made = ask(self.server.url, lambda client: self._run(client, task, photos))
-        if made is None and not task.is_face:
-            # The server has this graph in its cache, from a try that was lost on the way here.
-            self.server.reset()
-            self.start()
-            made = ask(self.server.url, lambda client: self._run(client, task, photos))
-        if task.is_face:
-            return self.server.take_identity(task.key), ".safetensors"
-        if made is None:
-            raise ConsisIDError("The graph ended without a video file. It needs a node that saves one, Save Video.")
-        return made
+        if not task.is_face:
+            return made
+        identity = self.server.take_identity(task.key)
+        return identity and (identity, ".safetensors")
 
     async def _run(self, client: Client, task, photos):
         for photo in photos:
             await client.upload(photo.name, photo.read())
         video = first_video(await client.run(task.graph, self.stall, self._note))
-        if video is None:
-            return None
-        return await client.fetch(video), "." + video["filename"].rpartition(".")[2].lower()
+        content = video and await client.fetch(video)
+        return content and (content, "." + video["filename"].rpartition(".")[2].lower())
 
     def _note(self, prompt_id: str) -> None:
         self._prompt_id = prompt_id

@@ -29,9 +29,11 @@ def test_failures_are_told_apart(server, tmp_path):
     with pytest.raises(NodeFailed, match="It does not work.") as failed:
         run(server, how="fail")
     assert failed.value.node == "2" and failed.value.error_type == "ValueError"
-    with pytest.raises(Rejected, match="Trouble: .*how") as rejected:
-        run(server, how={"no": "text"})
-    assert rejected.value.nodes <= {"2"}
+    graph = plain_graph()
+    graph["1"]["inputs"]["width"] = 0
+    with pytest.raises(Rejected, match="Colour: .*width") as rejected:
+        ask(server.url, lambda client: client.run(graph, 60.0))
+    assert rejected.value.nodes == {"1"}
     graph = {"1": {"class_type": "EmptyImage", "inputs": {}}}
     with pytest.raises(Rejected, match="no outputs"):
         ask(server.url, lambda client: client.run(graph, 60.0))

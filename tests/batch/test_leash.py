@@ -20,6 +20,23 @@ def test_the_code_of_the_command_comes_back():
         assert process.wait(60) == 7
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_the_command_ends_with_the_leash():
+    with leashed(LIVE) as process:
+        assert process.stdout.readline() == b"up\n"
+        (child,) = psutil.Process(process.pid).children()
+        process.kill()
+        ended(child)
+
+
+def ended(*processes):
+    """Wait until all have ended."""
+    end = time.monotonic() + 60
+    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+        assert time.monotonic() < end, "the command lives on"
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_the_command_ends_with_its_parent(how):
     parent = [sys.executable, "-c", f"import subprocess, sys, time; subprocess.Popen([sys.executable, {str(LEASH)!r}, "
@@ -30,7 +47,4 @@ def test_the_command_ends_with_its_parent(how):
         children = psutil.Process(process.pid).children(recursive=True)
         assert children
         process.kill() if how == "killed" else process.stdin.close()
-        end = time.monotonic() + 60
-        while any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children):
-            assert time.monotonic() < end, "the command lives on"
-            time.sleep(0.1)
+        ended(*children)
