@@ -121,8 +121,6 @@ class OwnServer:
     It ends with `stop`, and with the process that started it, however that ends.
     """
 
-    keeps_identities = True
-
     def __init__(self, comfyui: Path, folder: Path, options: list[str], gpu: str | None = None) -> None:
         """
         Args:
@@ -263,8 +261,6 @@ class OwnServer:
 
 class ForeignServer:
     """A ComfyUI that somebody else runs: asked, never started or stopped. Videos stay in its output folder too."""
-
-    keeps_identities = False
 
     def __init__(self, url: str) -> None:
         """

@@ -5,7 +5,7 @@ import socket
 from ray.cluster_utils import Cluster
 
 _STORE = 100_000_000  # bytes
-_TRIES = 4  # A node has 30 seconds to start, which do not always suffice beside other work.
+_TRIES = 8  # A node has 30 seconds to start, which do not always suffice beside other work.
 _PORTS = ("metrics_agent_port", "metrics_export_port", "runtime_env_agent_port", "dashboard_agent_listen_port")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -20,6 +21,7 @@ from . import Event
 
 _LOOK = 2.0  # seconds between looks for machines that have joined
 _PATIENCE = 600.0  # seconds that a run waits for a machine when it has none
+_END = 15.0  # seconds that actors have to stop their servers in order
 _DEATHS = 3  # of actors of one machine in a row, without a video, after which it gets no more
 _INSTALL = 'pip install "ray>=2.40", in the Python that runs ComfyUI, in one version on every machine of the cluster'
 
@@ -108,6 +110,9 @@ class RayCluster:
 
     def close(self) -> None:
         """As `Backend.close`."""
+        ending = [actor.close.remote() for actor, _ in self._actors.values()]
+        if ending:
+            self._ray.wait(ending, num_returns=len(ending), timeout=_END)
         for actor, _ in self._actors.values():
             self._ray.kill(actor)
         self._ray.shutdown()
@@ -133,7 +138,9 @@ class RayCluster:
                 self._count += 1
                 name = f"{self._count}@{self._address_of(node)}"
                 takes = {"num_gpus": 1, "num_cpus": 0} if has_gpus else {"num_cpus": 1}
-                maker = self._ray.remote(_Actor).options(**takes, max_restarts=0, scheduling_strategy=_at(node))
+                maker = self._ray.remote(_Actor).options(
+                    **takes, max_restarts=0, max_concurrency=2, scheduling_strategy=_at(node)
+                )
                 options = self.options if has_gpus or "--cpu" in self.options else [*self.options, "--cpu"]
                 needs = _Needs(
                     self.comfyui, options, self.stall, *self._needed, self._graph,
@@ -153,9 +160,7 @@ class RayCluster:
             answered = self._ray.get(answer)
         except self._ray.exceptions.RayError as error:
             return self._gone(worker, f"Ray has lost it ({str(error).strip().splitlines()[0]}).")
-        if isinstance(
-            answered, str
-        ):  # The sentence for which it cannot work at all; its machine will say the same again.
+        if isinstance(answered, str):  # Why it cannot work at all: its machine would say the same again.
             self._deaths[self._actors[worker][1]] = _DEATHS
             return self._gone(worker, answered)
         if isinstance(answered, Outcome) and answered.kind is Kind.MADE:
@@ -189,6 +194,8 @@ class _Actor:
 
     def __init__(self, needs: _Needs) -> None:
         self._needs = needs
+        self._work_folder = Path(tempfile.mkdtemp(prefix="consisid-batch-"))
+        self._worker: Worker | None = None
         self._folder = RunFolder(needs.shared) if needs.shared else None
 
     def ready(self) -> str | None:
@@ -205,8 +212,7 @@ class _Actor:
                     f"Its weights are not those of the first machine ({here[:8]}, not {needs.weights[:8]}), so its "
                     f"videos would be others. Copy the models that the graph names into {models / 'models'}."
                 )
-            folder = Path(tempfile.mkdtemp(prefix="consisid-batch-"))
-            self._worker = Worker(OwnServer(root, folder, needs.options), needs.node_types, needs.stall)
+            self._worker = Worker(OwnServer(root, self._work_folder, needs.options), needs.node_types, needs.stall)
             self._worker.start()
             if self._folder:
                 self._writing = self._folder.results.writing()
@@ -225,6 +231,12 @@ class _Actor:
             self._folder.take(task, outcome)
             outcome = replace(outcome, content=b"")
         return outcome
+
+    def close(self) -> None:
+        """Stop the server and remove what it wrote, while `make` may still be at work in another thread."""
+        if self._worker:
+            self._worker.close()
+        shutil.rmtree(self._work_folder, ignore_errors=True)
 
 
 def _connect(address):

@@ -14,6 +14,13 @@ from helpers.batch import demo_graph, lines, run, start, videos, write_run
 COUNT = int(os.environ.get("CONSISID_BATCH_VIDEOS", 6))
 
 
+def test_no_cluster_is_a_sentence():
+    """First in this file, while there is none."""
+    pytest.importorskip("ray")
+    with pytest.raises(ConsisIDError, match="There is no Ray cluster at auto .*ray start --head"):
+        RayCluster("auto", None, [], 60, None)
+
+
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of two nodes that take a worker each."""
@@ -26,9 +33,9 @@ def cluster():
 
 
 def wait_for(process, folder, count):
-    while len(lines(folder) if (folder / "batch").is_dir() else []) < count:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.1)
+    """Until so many videos are made, or the command has ended."""
+    while len(videos(folder)) < count and process.poll() is None:
+        time.sleep(0.05)
 
 
 def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
@@ -36,21 +43,25 @@ def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
     from helpers.ray_cluster import add_node
 
     rows = "".join(f"photos/{('anna', 'eve')[number % 2]}.png,{number}\n" for number in range(COUNT))
-    alone = write_run(tmp_path / "alone", demo_graph(), "photo,seed\n" + rows)
+    graph = demo_graph()
+    graph["14"]["inputs"]["steps"] = 10  # So that there is time for what happens.
+    alone = write_run(tmp_path / "alone", graph, "photo,seed\n" + rows)
     assert run(alone, base)[0] == 0
 
     cluster, nodes = cluster
-    folder = write_run(tmp_path / "run", demo_graph(), "photo,seed\n" + rows)
+    folder = write_run(tmp_path / "run", graph, "photo,seed\n" + rows)
     with start(folder, base, "--ray", cluster.address) as process:
         wait_for(process, folder, COUNT // 3)
         process.kill()
     kept = videos(folder)
+    assert 0 < len(kept) < COUNT
     with start(folder, base, "--ray", cluster.address, "--files", "folder") as process:
         wait_for(process, folder, len(kept) + 1)
         cluster.remove_node(nodes.pop(), allow_graceful=False)
         wait_for(process, folder, min(COUNT - 1, len(kept) + 2))
         nodes.append(add_node(cluster, num_cpus=1))  # And a machine joins.
         output = process.communicate(timeout=1800)[0]
+    assert "is gone: Ray has lost it" in output, "a worker was killed at work"
     assert process.returncode == 0 and f"{COUNT} of {COUNT} videos" in output, output
     made = [line["what"] for line in lines(folder) if "file" in line]
     assert len(made) == len(set(made)) == COUNT, "none twice"
@@ -76,9 +87,3 @@ def test_a_cluster_of_another_version_is_a_sentence(cluster):
     finally:
         ray.shutdown()
         client.internal_kv_put(b"CLUSTER_METADATA", kept, True, space)
-
-
-def test_no_cluster_is_a_sentence():
-    pytest.importorskip("ray")
-    with pytest.raises(ConsisIDError, match="There is no Ray cluster at auto .*ray start --head"):
-        RayCluster("auto", None, [], 60, None)
