@@ -170,35 +170,23 @@ def check_picture_exists(path: Path | None) -> None:
 
 def read_picture(path: Path | None) -> tuple[str, bytes]:
     """Return a file name and the bytes of the user's picture, or of the portrait that scikit-image carries."""
-    import PIL.Image
-    import PIL.ImageOps
-
     sys.path.append(str(ROOT))
     from consisid_core.errors import ConsisIDError
-    from consisid_core.face.photo import to_eight_bits
+    from consisid_core.face.photo import portable_photo
 
     if path is None:
+        import PIL.Image
         import skimage.data
 
         buffer = io.BytesIO()
         PIL.Image.fromarray(skimage.data.astronaut()).save(buffer, "PNG")
         return "demo_portrait.png", buffer.getvalue()
     try:
-        with path.open("rb") as stream, PIL.Image.open(stream) as picture:
-            picture.load()
-            eight_bits = to_eight_bits(picture)
-        content, suffix = path.read_bytes(), path.suffix.lower()
-        if eight_bits is not picture:  # ComfyUI 0.3.75 would load 16-bit grey as white.
-            buffer, suffix = io.BytesIO(), ".png"
-            PIL.ImageOps.exif_transpose(eight_bits).save(buffer, "PNG")
-            content = buffer.getvalue()
+        content = portable_photo(path)
     except ConsisIDError as error:
-        raise UserError(f"--image {path}: {error}") from error
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise UserError(
-            f"--image {path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file."
-        ) from error
+        raise UserError(f"--image {error}") from error
     # Another picture has another name, because runs at the same time share ComfyUI's input folder.
+    suffix = ".png" if content.startswith(b"\x89PNG") else path.suffix.lower()
     return f"photo_{hashlib.sha256(content).hexdigest()[:12]}{suffix}", content
 
 

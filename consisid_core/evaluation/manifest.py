@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,27 +49,49 @@ def read_manifest(run_dir: Path | str) -> list[Row]:
         ConsisIDError: naming the file and the line or entry: none, both, empty, without a needed column or value, with
             two columns of one name, or not readable.
     """
-    run_dir = Path(run_dir)
-    if not run_dir.is_dir():
-        raise ConsisIDError(f"{run_dir} is not a folder. Name the folder that holds manifest.csv and the videos.")
-    files = [file for file in (run_dir / "manifest.csv", run_dir / "manifest.json") if file.is_file()]
-    if not files:
-        raise ConsisIDError(f"{run_dir} holds no manifest.csv. {_EXAMPLE}")
-    if len(files) > 1:
-        raise ConsisIDError(f"{run_dir} holds both manifest.csv and manifest.json. Remove or rename one.")
-    (file,) = files
-    try:
-        read = _read_csv if file.suffix == ".csv" else _read_json
-        entries = list(read(file))
-    except OSError as error:
-        raise ConsisIDError(f"{file} cannot be read ({error.strerror or error}).") from None
-    if not entries:
-        raise ConsisIDError(f"{file} lists no video. {_EXAMPLE}")
+    file, entries = read_entries(run_dir, _REQUIRED, _COLUMNS, _EXAMPLE)
     rows = [_row(entry, place) for place, entry in entries]
     ignored = sorted({name for _, entry in entries for name in entry} - {*_COLUMNS, ""})
     if ignored:
         log.warning("%s has columns that are not read: %s.", file, ", ".join(ignored))
     return rows
+
+
+def read_entries(
+    run_dir: Path | str, required: Sequence[str], columns: Sequence[str], example: str
+) -> tuple[Path, list[tuple[str, object]]]:
+    """The entries of a folder's `manifest.csv` or `manifest.json`, whatever they are about.
+
+    Args:
+        run_dir: the folder.
+        required: columns that a CSV file must have.
+        columns: of which a CSV file may have one each; names are in lower case.
+        example: sentences for messages that show a manifest which is right.
+
+    Returns:
+        The file; and for each entry the place for messages ("…, line 3"), and of a CSV file column -> text, of a JSON
+        file whatever stands there.
+
+    Raises:
+        ConsisIDError: as for `read_manifest`.
+    """
+    run_dir = Path(run_dir)
+    if not run_dir.is_dir():
+        raise ConsisIDError(f"{run_dir} is not a folder. Name the folder that holds manifest.csv and the videos.")
+    files = [file for file in (run_dir / "manifest.csv", run_dir / "manifest.json") if file.is_file()]
+    if not files:
+        raise ConsisIDError(f"{run_dir} holds no manifest.csv. {example}")
+    if len(files) > 1:
+        raise ConsisIDError(f"{run_dir} holds both manifest.csv and manifest.json. Remove or rename one.")
+    (file,) = files
+    try:
+        is_csv = file.suffix == ".csv"
+        entries = list(_read_csv(file, required, columns, example) if is_csv else _read_json(file))
+    except OSError as error:
+        raise ConsisIDError(f"{file} cannot be read ({error.strerror or error}).") from None
+    if not entries:
+        raise ConsisIDError(f"{file} lists no video. {example}")
+    return file, entries
 
 
 def _text(file):
@@ -85,18 +107,18 @@ def _text(file):
         ) from None
 
 
-def _read_csv(file):
+def _read_csv(file, required, columns, example):
     """(place for messages, column -> text) of each line."""
     lines = _csv_lines(file)
     place, names = next(lines, (file, []))
     names = [name.strip().lower() for name in names]
     while names and not names[-1]:  # A spreadsheet's empty columns.
         names.pop()
-    missing = [name for name in _REQUIRED if name not in names]
+    missing = [name for name in required if name not in names]
     if missing:
         found = f"it has {', '.join(map(repr, names))}" if names else "it is empty"
-        raise ConsisIDError(f"{file} has no column {' and no column '.join(missing)}; {found}. {_EXAMPLE}")
-    doubled = [name for name in _COLUMNS if names.count(name) > 1]
+        raise ConsisIDError(f"{file} has no column {' and no column '.join(missing)}; {found}. {example}")
+    doubled = [name for name in columns if names.count(name) > 1]
     if doubled:
         raise ConsisIDError(f"{place} has several columns named {' and '.join(doubled)}. Keep one of each.")
     for place, values in lines:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import ConsisIDError
+
 log = logging.getLogger("consisid")
 
 _LOCKED_BYTE = 2**31 - 2  # On Windows nobody else reads what is locked: a byte that no file of results reaches.
@@ -153,6 +155,38 @@ def lock(stream: BinaryIO) -> None:
         import fcntl
 
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def held_alone(file: Path, doing: str) -> Iterator[None]:
+    """Have the folder of a file for this program alone, as long as the context or the process lasts.
+
+    Args:
+        file: says who has the folder; made if it is missing.
+        doing: what is done there, for messages: "trained".
+
+    Raises:
+        ConsisIDError: another program has it, which is named.
+        OSError: it cannot be written.
+    """
+    with open(file, "a+b") as stream:
+        try:
+            lock(stream)
+        except (BlockingIOError, PermissionError):
+            stream.seek(0)
+            holder = stream.read().decode(errors="replace").strip() or "another program"
+            raise ConsisIDError(
+                f"{file.parent} is being {doing} by {holder}. Wait for it, stop it with Ctrl-C, or name another folder."
+            ) from None
+        except OSError:
+            log.warning(
+                "%s lies where files cannot be locked: take care that one program at a time is at work there.",
+                file.parent,
+            )
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        stream.flush()
+        yield
 
 
 def _cut_half_line(stream):

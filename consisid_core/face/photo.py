@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,6 +91,30 @@ def to_pixels(image: torch.Tensor | np.ndarray) -> np.ndarray:
         image = image[..., :3] * alpha + (1 - alpha)
     pixels = np.rint(image.clip(0, 1) * 255).astype(np.uint8)
     return np.array(np.broadcast_to(pixels, (height, width, 3)))
+
+
+def portable_photo(path: Path) -> bytes:
+    """The content of a photo's file as any ComfyUI reads it: as it is, or for 16-bit grey, which 0.3.75 loads as white,
+    as PNG of 8 bits.
+
+    Raises:
+        ConsisIDError: naming the file, if it cannot be read as a picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with path.open("rb") as stream, Image.open(stream) as picture:
+            picture.load()
+            eight_bits = to_eight_bits(picture)
+        if eight_bits is picture:
+            return path.read_bytes()
+        buffer = io.BytesIO()
+        ImageOps.exif_transpose(eight_bits).save(buffer, "PNG")
+        return buffer.getvalue()
+    except ConsisIDError as error:
+        raise ConsisIDError(f"{path}: {error}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ConsisIDError(f"{path} cannot be read as a picture ({error}). Give a JPEG, PNG or WebP file.") from None
 
 
 def to_eight_bits(picture: Image.Image) -> Image.Image:

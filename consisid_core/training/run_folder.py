@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import ConsisIDError
-from ..evaluation.results import lock, whole_file
+from ..evaluation.results import held_alone, whole_file
 from .cache import check_nets
 from .config import TrainingConfig, differences, load_config, write_config
 
@@ -51,23 +49,10 @@ def held(run_dir: Path) -> Iterator[None]:
         )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        stream = open(run_dir / _LOCK, "a+b")
+        (run_dir / _LOCK).touch()
     except OSError as error:
         raise ConsisIDError(f"{run_dir} cannot be written: {error.strerror or error}. Name another folder.") from None
-    with stream:
-        try:
-            lock(stream)
-        except (BlockingIOError, PermissionError):
-            stream.seek(0)
-            holder = stream.read().decode(errors="replace").strip() or "another program"
-            raise ConsisIDError(
-                f"{run_dir} is being trained by {holder}. Wait for it, stop it with Ctrl-C, or name another folder."
-            ) from None
-        except OSError:
-            log.warning("%s lies where files cannot be locked: take care that only one program trains there.", run_dir)
-        stream.truncate(0)
-        stream.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        stream.flush()
+    with held_alone(run_dir / _LOCK, "trained"):
         yield
 
 

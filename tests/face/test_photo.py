@@ -1,5 +1,7 @@
 """Pictures on their way in: whatever ComfyUI has loaded becomes a photo, or a sentence says why not."""
 
+import io
+
 import numpy as np
 import pytest
 import skimage.data
@@ -9,6 +11,7 @@ from consisid_pack.consisid_core.face.keypoints import map_points
 from consisid_pack.consisid_core.face.photo import (
     Photo,
     cut_off_hint,
+    portable_photo,
     shrink_to_long_edge,
     to_eight_bits,
     to_pixels,
@@ -200,3 +203,15 @@ def test_a_small_photo_is_its_own_copy(astronaut):
     photo = Photo(astronaut)
     assert photo.small is photo.pixels is astronaut
     assert np.array_equal(photo.to_small, [[1, 0, 0], [0, 1, 0]]) and np.array_equal(photo.from_small, photo.to_small)
+
+
+def test_a_photo_travels_as_it_is_or_with_8_bits(tmp_path):
+    grey = np.arange(64 * 64).reshape(64, 64).astype(np.uint16)
+    for name, pixels in (("a.png", grey.astype(np.uint8)), ("b.png", grey * 15)):
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert portable_photo(tmp_path / "a.png") == (tmp_path / "a.png").read_bytes()
+    with Image.open(io.BytesIO(portable_photo(tmp_path / "b.png"))) as sent:
+        assert sent.mode == "L" and sent.format == "PNG"
+    (tmp_path / "c.png").write_text("no picture")
+    with pytest.raises(ConsisIDError, match="c.png cannot be read as a picture .*Give a JPEG, PNG or WebP file"):
+        portable_photo(tmp_path / "c.png")

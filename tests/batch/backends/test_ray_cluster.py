@@ -1,0 +1,89 @@
+"""Real Ray, several nodes on this machine, each with a real ComfyUI.
+
+CONSISID_BATCH_VIDEOS makes more videos than the few of every day.
+"""
+
+import os
+import time
+
+import pytest
+from consisid_pack.consisid_core.batch.backends.ray_cluster import RayCluster
+from consisid_pack.consisid_core.errors import ConsisIDError
+from helpers.batch import demo_graph, lines, run, start, videos, write_run
+
+COUNT = int(os.environ.get("CONSISID_BATCH_VIDEOS", 6))
+
+
+def test_no_cluster_is_a_sentence():
+    """First in this file, while there is none."""
+    pytest.importorskip("ray")
+    with pytest.raises(ConsisIDError, match="There is no Ray cluster at auto .*ray start --head"):
+        RayCluster("auto", None, [], 60, None)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two nodes that take a worker each."""
+    pytest.importorskip("ray")
+    from helpers.ray_cluster import start_cluster
+
+    cluster, nodes = start_cluster(2)
+    yield cluster, nodes
+    cluster.shutdown()
+
+
+def wait_for(process, folder, count):
+    """Until so many videos are made, or the command has ended."""
+    while len(videos(folder)) < count and process.poll() is None:
+        time.sleep(0.05)
+
+
+def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
+    """The driver is killed and started again, then a node is killed; compared with the run of one machine."""
+    from helpers.ray_cluster import add_node
+
+    rows = "".join(f"photos/{('anna', 'eve')[number % 2]}.png,{number}\n" for number in range(COUNT))
+    graph = demo_graph()
+    graph["14"]["inputs"]["steps"] = 10  # So that there is time for what happens.
+    alone = write_run(tmp_path / "alone", graph, "photo,seed\n" + rows)
+    assert run(alone, base)[0] == 0
+
+    cluster, nodes = cluster
+    folder = write_run(tmp_path / "run", graph, "photo,seed\n" + rows)
+    with start(folder, base, "--ray", cluster.address) as process:
+        wait_for(process, folder, COUNT // 3)
+        process.kill()
+    kept = videos(folder)
+    assert 0 < len(kept) < COUNT
+    with start(folder, base, "--ray", cluster.address, "--files", "folder") as process:
+        wait_for(process, folder, len(kept) + 1)
+        cluster.remove_node(nodes.pop(), allow_graceful=False)
+        wait_for(process, folder, min(COUNT - 1, len(kept) + 2))
+        nodes.append(add_node(cluster, num_cpus=1))  # And a machine joins.
+        output = process.communicate(timeout=1800)[0]
+    assert "is gone: Ray has lost it" in output, "a worker was killed at work"
+    assert process.returncode == 0 and f"{COUNT} of {COUNT} videos" in output, output
+    made = [line["what"] for line in lines(folder) if "file" in line]
+    assert len(made) == len(set(made)) == COUNT, "none twice"
+    assert videos(folder) == videos(alone), "byte for byte"
+    assert not list((folder / "videos").glob("*.part"))
+
+
+def test_a_cluster_of_another_version_is_a_sentence(cluster):
+    import json
+
+    import ray
+    from ray._private import ray_constants
+    from ray._raylet import GcsClient
+
+    client = GcsClient(address=cluster[0].address)
+    space = ray_constants.KV_NAMESPACE_CLUSTER
+    kept = client.internal_kv_get(b"CLUSTER_METADATA", space)
+    other = json.dumps({**json.loads(kept), "ray_version": "2.0.0"}).encode()
+    client.internal_kv_put(b"CLUSTER_METADATA", other, True, space)
+    try:
+        with pytest.raises(ConsisIDError, match="another version of Ray or Python than this machine, which has"):
+            RayCluster(cluster[0].address, None, [], 60, None)
+    finally:
+        ray.shutdown()
+        client.internal_kv_put(b"CLUSTER_METADATA", kept, True, space)
