@@ -14,11 +14,12 @@ from helpers.batch import demo_graph, lines, run, start, videos, write_run
 COUNT = int(os.environ.get("CONSISID_BATCH_VIDEOS", 6))
 
 
-def test_no_cluster_is_a_sentence():
-    """First in this file, while there is none."""
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "auto"])
+def test_no_cluster_is_a_sentence(address, monkeypatch):
     pytest.importorskip("ray")
-    with pytest.raises(ConsisIDError, match="There is no Ray cluster at auto .*ray start --head"):
-        RayCluster("auto", None, [], 60, None)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(ConsisIDError, match=f"no Ray cluster at {address} .nothing answers at 127.0.0.1:9.*ray start"):
+        RayCluster(address, None, [], 60, None)
 
 
 @pytest.fixture(scope="module")
