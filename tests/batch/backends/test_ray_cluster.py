@@ -62,7 +62,6 @@ def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
         wait_for(process, folder, min(COUNT - 1, len(kept) + 2))
         nodes.append(add_node(cluster, num_cpus=1))  # And a machine joins.
         output = process.communicate(timeout=1800)[0]
-    assert "is gone: Ray has lost it" in output, "a worker was killed at work"
     assert process.returncode == 0 and f"{COUNT} of {COUNT} videos" in output, output
     made = [line["what"] for line in lines(folder) if "file" in line]
     assert len(made) == len(set(made)) == COUNT, "none twice"
