@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ from . import Event
 
 _LOOK = 2.0  # seconds between looks for machines that have joined
 _PATIENCE = 600.0  # seconds that a run waits for a machine when it has none
+_ANSWER = 10.0  # seconds for a cluster's address to answer
+_CURRENT = Path("/tmp/ray/ray_current_cluster")  # Where Ray notes the address that "auto" stands for.
 _END = 15.0  # seconds that actors have to stop their servers in order
 _DEATHS = 3  # of actors of one machine in a row, without a video, after which it gets no more
 _INSTALL = 'pip install "ray>=2.40", in the Python that runs ComfyUI, in one version on every machine of the cluster'
@@ -248,8 +251,9 @@ def _connect(address):
     # This package as it is here, without its data, so that driver and workers are of one version.
     environment = {"py_modules": [str(Path(__file__).parents[2])], "excludes": ["*.safetensors", "__pycache__"]}
     try:
+        _check_that_something_answers(address)
         ray.init(address, runtime_env=environment, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:  # ConnectionError, which Ray raises, is an OSError.
         first = str(error).strip().splitlines()[0]
         raise ConsisIDError(
             f"There is no Ray cluster at {address} ({first}). Start one with `ray start --head`, join other machines "
@@ -264,6 +268,19 @@ def _connect(address):
             f"{_INSTALL}."
         ) from None
     return ray
+
+
+def _check_that_something_answers(address):
+    """OSError where nothing listens. Ray itself tries for minutes, and then ends the process without a word."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or (_CURRENT.read_text().strip() if _CURRENT.is_file() else "")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdecimal():
+        return  # A name that Ray may know.
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER).close()
+    except OSError as error:
+        raise OSError(f"nothing answers at {host}:{port}: {error.strerror or error}") from None
 
 
 def _at(node):
