@@ -63,6 +63,8 @@ class BlockInputs:
     """[B, 32, 2048], or None where no identity acts in this evaluation."""
     identity_scale: float | torch.Tensor
     """Factor on what the identity tokens add; [B] for one of each sample."""
+    identity_blocks: tuple[int, int] | None
+    """First and last block whose identity attention acts, or None for all."""
     transformer_options: dict
     """ComfyUI's: among others `cond_or_uncond` and `uuids`, the prompts that this batch is made of, and `sigmas`."""
 
@@ -332,6 +334,7 @@ class ConsisIDTransformer(nn.Module):
         identity_tokens: torch.Tensor | None = None,
         identity_scale: float | torch.Tensor = 1.0,
         transformer_options: dict = {},
+        identity_blocks: tuple[int, int] | None = None,
     ) -> torch.Tensor:
         """One denoising prediction.
 
@@ -348,6 +351,7 @@ class ConsisIDTransformer(nn.Module):
             transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, without what is
                 injected at its input or output, `wrappers[BLOCKS_WRAPPER]` wraps the loop over all blocks (see
                 `BlockInputs`), and the whole dictionary goes to the attention function.
+            identity_blocks: first and last block whose identity attention acts, or None for all.
 
         Returns:
             The velocity [B, 16, T, H, W].
@@ -360,8 +364,7 @@ class ConsisIDTransformer(nn.Module):
         hidden_states = F.pad(hidden_states, (0, -width % patch, 0, -height % patch, 0, 0), mode="replicate")
         grid = (hidden_states.shape[2], hidden_states.shape[3] // patch, hidden_states.shape[4] // patch)
 
-        temb = timestep_embedding(timestep, self.config.hidden_dim).to(hidden_states.dtype)
-        temb = self.time_embedding(temb)
+        temb = self.embed_time(timestep, hidden_states.dtype)
         # One tensor of all tokens, so that no layer has to join text and image; both are slices of it.
         hidden = torch.cat(self.patch_embed(encoder_hidden_states, hidden_states), dim=1)
         text_length = encoder_hidden_states.shape[1]
@@ -372,7 +375,9 @@ class ConsisIDTransformer(nn.Module):
         for wrapper in reversed([wrapper for group in wrappers.values() for wrapper in group]):
             run_blocks = functools.partial(wrapper, run_blocks)
         hidden = run_blocks(
-            BlockInputs(hidden, text_length, temb, rotary, identity_tokens, identity_scale, transformer_options)
+            BlockInputs(
+                hidden, text_length, temb, rotary, identity_tokens, identity_scale, identity_blocks, transformer_options
+            )
         )
 
         velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
@@ -382,12 +387,16 @@ class ConsisIDTransformer(nn.Module):
         )
         return velocity[..., :height, :width]
 
+    def embed_time(self, timestep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What the net reads of timesteps [B] where it computes in this dtype: [B, time_embed_dim]."""
+        return self.time_embedding(timestep_embedding(timestep, self.config.hidden_dim).to(dtype))
+
     def _run_blocks(self, inputs: BlockInputs) -> torch.Tensor:
         hidden, text_length = inputs.hidden, inputs.text_length
         transformer_options = {**inputs.transformer_options, "total_blocks": len(self.transformer_blocks)}
         for i, block in enumerate(self.transformer_blocks):
             transformer_options["block_index"] = i
-            inject = self._injection(i, inputs.identity_tokens, inputs.identity_scale, transformer_options)
+            inject = self._injection(i, inputs, transformer_options)
             hidden = inject("block_input", hidden, text_length)
             hidden = self._run_block(
                 i, block, hidden, text_length, inputs.temb, inputs.rotary, transformer_options, inject
@@ -395,10 +404,13 @@ class ConsisIDTransformer(nn.Module):
             hidden = inject("block_output", hidden, text_length)
         return hidden
 
-    def _injection(self, index, tokens, scale, transformer_options) -> Inject:
+    def _injection(self, index, inputs: BlockInputs, transformer_options) -> Inject:
         """How the identity enters block `index`: the image tokens attend its tokens and add what they find."""
+        tokens, scale = inputs.identity_tokens, inputs.identity_scale
         number, rest = divmod(index, self.config.cross_attn_interval)
         if tokens is None or rest or not self.config.high_frequency:
+            return no_identity
+        if inputs.identity_blocks and not inputs.identity_blocks[0] <= index <= inputs.identity_blocks[1]:
             return no_identity
         face_attention = self.perceiver_cross_attention[number]
 
