@@ -275,9 +275,7 @@ def test_the_edges_of_the_identity_s_range_are_computed(net, cached, ksampler):
     assert [i for i, count in enumerate(forwards.by_step) if count] == [0, first, STEPS - 1]
 
 
-def test_every_sampler_of_comfyui_is_at_the_step_that_the_cache_takes_it_for(
-    net, cached, ksampler, monkeypatch, caplog
-):
+def test_every_sampler_is_at_the_step_that_the_cache_takes_it_for(net, cached, ksampler, monkeypatch, caplog):
     steps, seen, now, sigmas = 4, [], [0], {}
     begin_step = ResidualCache.begin_step
     monkeypatch.setattr(
