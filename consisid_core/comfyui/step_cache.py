@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -96,6 +97,9 @@ class StepCache:
             return sample(guider, sigmas, extra_args, callback, *args, **kwargs)
 
         cache = ResidualCache(self.skipped(guider.inner_model, sigmas[:-1]))
+        if "torch._dynamo" in sys.modules:
+            # A compiled net calls it as it is: tracing it would compile anew at each step. The blocks stay compiled.
+            torch.compiler.disable(ResidualCache.run, recursive=False)
 
         # The sampler calls it after the first evaluation of each step; those that follow lead to the next.
         def on_step(step, *results):
@@ -103,7 +107,7 @@ class StepCache:
             if callback is not None:
                 callback(step, *results)
 
-        add_wrapper_with_key(BLOCKS_WRAPPER, _KEY, cache, extra_args["model_options"], is_model_options=True)
+        add_wrapper_with_key(BLOCKS_WRAPPER, _KEY, cache.run, extra_args["model_options"], is_model_options=True)
         try:
             samples = sample(guider, sigmas, extra_args, on_step, *args, **kwargs)
         finally:

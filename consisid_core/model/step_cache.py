@@ -73,7 +73,7 @@ def skipped_steps(
 
 
 class ResidualCache:
-    """The wrapper around the block loop of one sampling; see `transformer.BlockInputs`.
+    """What one sampling keeps. `run` is a wrapper around the block loop; see `transformer.BlockInputs`.
 
     Residuals belong to one prompt, context window and evaluation within the step (some guiders evaluate a prompt
     twice), with the identity or without. Where there is none of the kind, as at the edges of the identity's range, the
@@ -101,7 +101,7 @@ class ResidualCache:
         """Free all residuals."""
         self._residuals = {}
 
-    def __call__(self, run_blocks: Callable[[BlockInputs], torch.Tensor], inputs: BlockInputs) -> torch.Tensor:
+    def run(self, run_blocks: Callable[[BlockInputs], torch.Tensor], inputs: BlockInputs) -> torch.Tensor:
         """The tokens [B, L + N, D] after the blocks, by a residual or by running them."""
         keys = self._keys(inputs)
         residuals = [self._residuals.get(key) for key in keys]

@@ -421,6 +421,21 @@ def test_no_step_waits_for_the_device(sample, sampler):
     assert "_apply_model" in waits(2, identity={"start_percent": 0.1})
 
 
+def test_a_step_cache_waits_for_the_device_before_the_first_step_only(setup, sample, run_node, monkeypatch):
+    fit = setup.folder / "diffusion_pytorch_model.step_cache.json"
+    fit.write_text('{"coefficients": [1, 0], "lowest": 1e-6, "highest": 1000}', encoding="utf-8")
+    try:
+        (cached,) = run_node("ConsisIDStepCache", model=setup.model, threshold=1.2)
+    finally:
+        fit.unlink()
+    monkeypatch.setattr(setup, "model", cached)
+    for steps in (4, 8):
+        with Waits() as seen:
+            sample(steps)
+        assert set(seen.places) == {"_alpha", "sample", "_sample_checked", "skipped", "skipped_steps"}
+        assert seen.places.count("skipped") == seen.places.count("skipped_steps") == 1
+
+
 def test_sampler_can_be_interrupted(setup, sample):
     steps_done = []
 

@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import attention_pytorch
 from comfy.patcher_extension import WrappersMP
 from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.checkpoint.step_cache_fit import fit_path
@@ -401,3 +402,27 @@ def test_wrong_inputs_are_named(net, cached):
 def test_it_survives_copies_of_model(net, cached, ksampler):
     expected = ksampler(cached())
     assert torch.equal(ksampler(cached().clone()), expected)
+
+
+def test_compiled_nets_are_not_compiled_anew_at_each_step(net, cached, ksampler):
+    """The blocks stay compiled; what the cache does between them is not."""
+    import torch._dynamo
+    from comfy_extras.nodes_torch_compile import TorchCompileModel
+
+    model = net.model.clone()
+    model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = (
+        lambda _, *args, **kwargs: attention_pytorch(*args, **kwargs)
+    )
+    node = TorchCompileModel
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    if hasattr(node, "define_schema"):
+        compiled = node.execute(cached(model, threshold=100.0), backend="eager").args[0]
+    else:
+        compiled = node().patch(cached(model, threshold=100.0), backend="eager")[0]
+    first = ksampler(compiled, steps=4)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert relative_error(first, ksampler(cached(model, threshold=100.0), steps=4)) < 1e-5
+    assert graphs <= 6, "before, through and after the blocks, and what is between them"
+    ksampler(compiled, steps=5, seed=6)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs

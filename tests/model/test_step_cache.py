@@ -99,14 +99,14 @@ def ones(rows=1, value=1.0):
 
 def test_a_skipped_step_adds_the_residual_and_leaves_its_input_alone():
     blocks, cache = Blocks(), ResidualCache([False, True, False])
-    assert torch.equal(cache(blocks, inputs(ones())), ones(value=2.0))
+    assert torch.equal(cache.run(blocks, inputs(ones())), ones(value=2.0))
     cache.begin_step(1)
     blocks.adds, hidden = 5.0, ones(value=7.0)
-    assert torch.equal(cache(blocks, inputs(hidden)), ones(value=8.0)) and torch.equal(hidden, ones(value=7.0))
+    assert torch.equal(cache.run(blocks, inputs(hidden)), ones(value=8.0)) and torch.equal(hidden, ones(value=7.0))
     cache.begin_step(2)
-    assert torch.equal(cache(blocks, inputs(ones())), ones(value=6.0))
+    assert torch.equal(cache.run(blocks, inputs(ones())), ones(value=6.0))
     cache.begin_step(3)
-    assert torch.equal(cache(blocks, inputs(ones())), ones(value=6.0)), "beyond the schedule"
+    assert torch.equal(cache.run(blocks, inputs(ones())), ones(value=6.0)), "beyond the schedule"
     assert cache.forwards == [False, True, False, False] and blocks.runs == 3
 
 
@@ -126,12 +126,12 @@ def test_residuals_belong_to_prompt_identity_window_and_evaluation():
     ]
     for adds, kind in enumerate(kinds):
         blocks.adds = adds
-        cache(blocks, inputs(ones(), **kind))
+        cache.run(blocks, inputs(ones(), **kind))
     cache.begin_step(1)
     for adds, kind in enumerate(kinds):
-        assert torch.equal(cache(blocks, inputs(ones(), **kind)), ones(value=1.0 + adds))
+        assert torch.equal(cache.run(blocks, inputs(ones(), **kind)), ones(value=1.0 + adds))
     assert blocks.runs == len(kinds)
-    cache(blocks, inputs(ones(), uuids=("c",)))
+    cache.run(blocks, inputs(ones(), uuids=("c",)))
     assert blocks.runs == len(kinds) + 1, "nothing is known of it"
 
 
@@ -139,23 +139,23 @@ def test_prompts_may_be_batched_otherwise_at_another_step():
     blocks, cache = Blocks(), ResidualCache([False, True, True])
     hidden = torch.cat((ones(2), ones(2, value=3.0)))
     blocks.adds = torch.cat((ones(2, value=10.0), ones(2, value=20.0)))
-    cache(blocks, inputs(hidden, uuids=("a", "b")))
+    cache.run(blocks, inputs(hidden, uuids=("a", "b")))
     cache.begin_step(1)
-    assert torch.equal(cache(blocks, inputs(ones(2), uuids=("b",))), ones(2, value=21.0))
-    assert torch.equal(cache(blocks, inputs(ones(2), uuids=("a",))), ones(2, value=11.0))
+    assert torch.equal(cache.run(blocks, inputs(ones(2), uuids=("b",))), ones(2, value=21.0))
+    assert torch.equal(cache.run(blocks, inputs(ones(2), uuids=("a",))), ones(2, value=11.0))
     cache.begin_step(2)
     expected = torch.cat((ones(2, value=21.0), ones(2, value=11.0)))
-    assert torch.equal(cache(blocks, inputs(ones(4), uuids=("b", "a"))), expected)
+    assert torch.equal(cache.run(blocks, inputs(ones(4), uuids=("b", "a"))), expected)
     assert cache.forwards == [False, False, True, True, True, True]
 
 
 def test_a_computed_step_frees_the_residuals_before_it_runs():
     blocks, cache = Blocks(), ResidualCache([False, True, False])
-    cache(blocks, inputs(ones()))
+    cache.run(blocks, inputs(ones()))
     cache.begin_step(1)
     assert cache._residuals
     cache.begin_step(2)
     assert not cache._residuals
-    cache(blocks, inputs(ones()))
+    cache.run(blocks, inputs(ones()))
     cache.clear()
     assert not cache._residuals
