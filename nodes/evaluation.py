@@ -318,7 +318,7 @@ class ConsisIDIdentityEffect(io.ComfyNode):
             description="The ConsisID Sampler with a look inside: what each half of the identity changes at every "
             "step, at which frequencies. The video is the same; sampling takes two to three times as long.",
             is_output_node=True,
-            inputs=[*ConsisIDSampler.define_schema().inputs, _theme_input()],
+            inputs=[*(i for i in ConsisIDSampler.define_schema().inputs if not i.optional), _theme_input()],
             outputs=[io.Latent.Output(display_name="latent"), io.Image.Output(display_name="plot")],
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..consisid_core.comfyui.compat import schema
-from ..consisid_core.comfyui.conditioning import blend_local_ids, condition
+from ..consisid_core.comfyui.conditioning import ALL_BLOCKS, blend_local_ids, condition
 from ..consisid_core.comfyui.extractors import FITS, extract_global_id, extract_local_id
 from ..consisid_core.comfyui.face_models import FaceModels
 from ..consisid_core.comfyui.notices import clears_notices
@@ -219,6 +219,23 @@ class ConsisIDConditioning(io.ComfyNode):
                     max=64,
                     tooltip="Videos to sample at once. Each needs memory of its own.",
                 ),
+                io.Int.Input(
+                    "start_block",
+                    default=ALL_BLOCKS[0],
+                    min=ALL_BLOCKS[0],
+                    max=ALL_BLOCKS[1],
+                    optional=True,
+                    tooltip="First block of the model in which the identity tokens act. The released weights attend "
+                    "them in blocks 0, 2, 4 to 40; a later start leaves the first of these to the prompt.",
+                ),
+                io.Int.Input(
+                    "end_block",
+                    default=ALL_BLOCKS[1],
+                    min=ALL_BLOCKS[0],
+                    max=ALL_BLOCKS[1],
+                    optional=True,
+                    tooltip="Last block in which the identity tokens act. 999 is beyond the last of any model.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -240,6 +257,8 @@ class ConsisIDConditioning(io.ComfyNode):
         end_percent: float,
         batch_size: int,
         local_id: LocalID | None = None,
+        start_block: int = ALL_BLOCKS[0],
+        end_block: int = ALL_BLOCKS[1],
     ) -> io.NodeOutput:
         return io.NodeOutput(
             *condition(
@@ -252,6 +271,8 @@ class ConsisIDConditioning(io.ComfyNode):
                 start_percent,
                 end_percent,
                 batch_size,
+                start_block,
+                end_block,
             )
         )
 

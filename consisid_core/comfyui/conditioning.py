@@ -9,6 +9,9 @@ import torch
 from ..errors import ConsisIDError
 from ..types import GlobalID, LocalID
 
+ALL_BLOCKS = (0, 999)
+"""More than any net has."""
+
 
 def blend_local_ids(first: LocalID, second: LocalID, ratio: float) -> LocalID:
     """(1 - ratio) first + ratio second.
@@ -40,6 +43,8 @@ def condition(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     batch_size: int = 1,
+    start_block: int = ALL_BLOCKS[0],
+    end_block: int = ALL_BLOCKS[1],
 ) -> tuple[list, list, dict]:
     """Attach an identity to both prompts, as the reference does, and make the empty latent of its size.
 
@@ -51,20 +56,25 @@ def condition(
         local_strength: factor on what the tokens add; 0 leaves them out.
         start_percent, end_percent: range of the local half, in fractions of sampling.
         batch_size: videos.
+        start_block, end_block: first and last of the net's blocks in which the local half acts.
 
     Returns:
         (positive, negative, LATENT of zeros).
 
     Raises:
-        ConsisIDError: the range ends before it starts.
+        ConsisIDError: a range ends before it starts.
     """
     if start_percent > end_percent:
         raise ConsisIDError(f"start_percent {start_percent} lies after end_percent {end_percent}; swap them.")
+    if start_block > end_block:
+        raise ConsisIDError(f"start_block {start_block} lies after end_block {end_block}; swap them.")
     values = {"concat_latent_image": global_id.latents * global_strength}
     if local_id is not None and local_strength != 0:
         values["identity_tokens"] = local_id.tokens
         values["identity_scale"] = local_strength
         values["identity_range"] = (start_percent, end_percent)
+        if (start_block, end_block) != ALL_BLOCKS:
+            values["identity_blocks"] = (start_block, end_block)
     latent = torch.zeros(
         (batch_size, *global_id.latents.shape[1:]), device=comfy.model_management.intermediate_device()
     )

@@ -93,6 +93,9 @@ class SamplerSettings:
     """One of GUIDANCES."""
     denoise: float = 1.0
     """0..1; below 1 the last `steps` of a schedule of steps / denoise are run."""
+    guidance_start: float = 0.0
+    guidance_end: float = 1.0
+    """Fractions of the whole schedule between which there is guidance; outside no negative prompt is evaluated."""
 
 
 def sample(
@@ -110,10 +113,13 @@ def sample(
         A new LATENT.
 
     Raises:
-        ConsisIDError: the schedule has more than 1000 steps, MODEL is not ConsisID, identity, text or latent do not
-            fit it, or the result is not finite.
+        ConsisIDError: the schedule has more than 1000 steps, guidance ends before it starts, MODEL is not ConsisID,
+            identity, text or latent do not fit it, or the result is not finite.
     """
     require_consisid(model)
+    start, end = settings.guidance_start, settings.guidance_end
+    if start > end:
+        raise ConsisIDError(f"guidance_start {start} lies after guidance_end {end}; swap them.")
     steps = settings.steps
     total = int(steps / settings.denoise) if settings.denoise > 0 else 0
     if total == 0:
@@ -130,7 +136,7 @@ def sample(
 
     guider = comfy.samplers.CFGGuider(model)
     guider.set_conds(positive, negative)
-    scales = guidance_scales(settings.guidance, settings.cfg, total)[-steps:]
+    scales = guidance_scales(settings.guidance, settings.cfg, total, start, end)[-steps:]
     guider.set_cfg(scales[0])
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     preview = latent_preview.prepare_callback(model, steps)

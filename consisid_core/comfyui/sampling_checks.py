@@ -57,7 +57,8 @@ def _warn_of_untrained_size(guider, shape):
 
 
 def _warn_of_untrained_halves(guider):
-    """Say what of the identity the net leaves aside by itself, and which key points it misses."""
+    """Say what of the identity the net leaves aside, by itself or by the range of blocks, and which key points it
+    misses."""
     config, warn = guider.model_patcher.model.config, logging.getLogger("consisid").warning
     conds = [cond for prompt in guider.conds.values() for cond in prompt]
     images = [cond["concat_latent_image"] for cond in conds if cond.get("concat_latent_image") is not None]
@@ -70,6 +71,15 @@ def _warn_of_untrained_halves(guider):
         )
     if not config.high_frequency and any(cond.get("identity_tokens") is not None for cond in conds):
         warn("MODEL was trained without the high-frequency half: LOCAL_ID is left aside.")
+        return
+    attending = range(0, config.num_layers, config.cross_attn_interval)
+    for start, end in {cond["identity_blocks"] for cond in conds if "identity_blocks" in cond}:
+        if not any(start <= block <= end for block in attending):
+            warn(
+                "No identity attention lies in blocks %d to %d, so LOCAL_ID is left aside: this MODEL attends it in "
+                "blocks %d, %d, ... %d. Change start_block or end_block.",
+                start, end, attending[0], attending.step, attending[-1],
+            )  # fmt: skip
 
 
 class _IdentityCheck:

@@ -64,9 +64,19 @@ class ComfyConsisIDTransformer(ConsisIDTransformer):
         ).execute(x, timestep, context, transformer_options, **kwargs)
 
     def _forward(
-        self, x, timestep, context, transformer_options={}, identity_tokens=None, identity_scale=1.0, **kwargs
+        self,
+        x,
+        timestep,
+        context,
+        transformer_options={},
+        identity_tokens=None,
+        identity_scale=1.0,
+        identity_blocks=None,
+        **kwargs,
     ):
-        return super().forward(x, timestep, context, identity_tokens, identity_scale, transformer_options)
+        return super().forward(
+            x, timestep, context, identity_tokens, identity_scale, transformer_options, identity_blocks
+        )
 
 
 class ConsisIDLatentFormat(comfy.latent_formats.LatentFormat):
@@ -110,10 +120,15 @@ class ConsisIDModelConfig(comfy.supported_models_base.BASE):
 class ConsisID(comfy.model_base.BaseModel):
     """v-prediction on image latents and identity tokens. Conditioning keys it reads besides ComfyUI's own:
 
-    identity_tokens [B, 32, 2048], identity_scale, identity_range (start and end as fractions of sampling).
+    identity_tokens [B, 32, 2048], identity_scale, identity_range (start and end as fractions of sampling), and
+    identity_blocks (first and last block whose attention of the tokens acts), if not all do.
     """
 
-    def __init__(self, model_config: ConsisIDModelConfig, device: torch.device | None = None):
+    def __init__(self, model_config: ConsisIDModelConfig, weights: Path, device: torch.device | None = None):
+        """
+        Args:
+            weights: file or folder of its weights.
+        """
         super().__init__(
             model_config,
             comfy.model_base.ModelType.V_PREDICTION,
@@ -121,6 +136,7 @@ class ConsisID(comfy.model_base.BaseModel):
             unet_model=ComfyConsisIDTransformer,
         )
         self.config = model_config.unet_config["config"]
+        self.weights = weights
 
     def state_dict_for_saving(self, *args, **kwargs):
         config = self.model_config.process_unet_state_dict_for_saving(config_tensors(self.config))
@@ -153,6 +169,8 @@ class ConsisID(comfy.model_base.BaseModel):
             self._check_tokens(tokens)
             out["identity_tokens"] = comfy.conds.CONDRegular(tokens)
             out["identity_scale"] = comfy.conds.CONDConstant(kwargs["identity_scale"])
+            if "identity_blocks" in kwargs:
+                out["identity_blocks"] = comfy.conds.CONDConstant(kwargs["identity_blocks"])
             # Without a range nothing has to be compared, which would wait for the device at every step.
             if kwargs["identity_range"] != (0.0, 1.0):
                 sigmas = tuple(map(self.model_sampling.percent_to_sigma, kwargs["identity_range"]))
@@ -236,7 +254,7 @@ def load_transformer(
     model_config.optimizations = {**model_config.optimizations, "fp8": weight_dtype == "fp8_e4m3fn_fast"}
 
     # Parameters come from the file, so none are allocated; quantised layers ask for the device that they will be on.
-    model = ConsisID(model_config, device=offload_device if file.quantization else torch.device("meta"))
+    model = ConsisID(model_config, Path(path), offload_device if file.quantization else torch.device("meta"))
     if dtype in FP8_DTYPES:
         _keep_tables_in_bf16(model.diffusion_model)
     patcher_class = comfy.model_patcher.ModelPatcher if disable_dynamic else compat.core_model_patcher()

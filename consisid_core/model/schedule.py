@@ -48,22 +48,26 @@ def target_timesteps(steps: int) -> list[int]:
     return [max(t - NUM_TRAIN_TIMESTEPS // steps, -1) for t in trailing_timesteps(steps)]
 
 
-def guidance_scales(guidance: str, cfg: float, steps: int) -> list[float]:
-    """Guidance scale of each step.
+def guidance_scales(guidance: str, cfg: float, steps: int, start: float = 0.0, end: float = 1.0) -> list[float]:
+    """Guidance scale of each step. At 1 the negative prompt need not be evaluated.
 
     Args:
         guidance: "constant": cfg. "dynamic": rises from 1 towards 1 + cfg along
             1 + cfg (1 - cos(pi (i / steps)^5)) / 2 for step i. "dynamic_legacy": the same curve with the timestep in
             place of steps - i, as diffusers' `use_dynamic_cfg` computes it (`pipeline_consisid.py:919`); it jumps about
             and is there for parity alone.
+        start, end: fractions of the timesteps, 0 the noisiest, between which there is guidance; outside it is 1.
     """
+    timesteps = trailing_timesteps(steps)
     if guidance == "constant":
-        return [cfg] * steps
-    if guidance == "dynamic":
-        progress = [i / steps for i in range(steps)]
+        scales = [cfg] * steps
     else:
-        progress = [(steps - t) / steps for t in trailing_timesteps(steps)]
-    return [1 + cfg * (1 - math.cos(math.pi * p**5)) / 2 for p in progress]
+        progress = [i / steps for i in range(steps)]
+        if guidance == "dynamic_legacy":
+            progress = [(steps - t) / steps for t in timesteps]
+        scales = [1 + cfg * (1 - math.cos(math.pi * p**5)) / 2 for p in progress]
+    passed = [1 - t / (NUM_TRAIN_TIMESTEPS - 1) for t in timesteps]
+    return [scale if start <= part <= end else 1.0 for scale, part in zip(scales, passed, strict=True)]
 
 
 def ddim_step(x: torch.Tensor, denoised: torch.Tensor, alpha: float, alpha_next: float) -> torch.Tensor:

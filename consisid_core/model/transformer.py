@@ -8,8 +8,10 @@ plans of the paper's Table 3 (`config.INJECTION_PLANS`). Parameter names are tho
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 
 import torch
@@ -25,6 +27,46 @@ from .rope import rotary_table, rotate_
 Inject = Callable[[str, torch.Tensor, int], torch.Tensor]
 """(a place of `config.INJECTIONS`, tokens [B, L + N, D], text length L) -> the tokens, with the identity added to the
 image tokens if it enters there."""
+
+
+BLOCKS_WRAPPER = "consisid_blocks"
+"""Type of the wrappers around the block loop; see `BlockInputs`."""
+
+
+@dataclass(frozen=True)
+class BlockInputs:
+    """What the loop over the blocks reads: all that one changes to cache it or to spread it over devices.
+
+    A wrapper around the loop is a function `wrapper(run_blocks, inputs) -> hidden`: `run_blocks(inputs)` is the next
+    wrapper or the loop, to be called once, often or not at all, with these inputs or with `dataclasses.replace` of
+    them. What the wrapper returns is [B, L + N, D] like `hidden`; the net reads the image tokens of it. Wrappers lie in
+    `transformer_options["wrappers"][BLOCKS_WRAPPER][key]`, a list, the first of them outermost: in ComfyUI
+    `ModelPatcher.add_wrapper_with_key(BLOCKS_WRAPPER, key, wrapper)` puts one there.
+
+    Where autograd is off the loop overwrites `hidden`: a wrapper that reads it afterwards keeps a copy.
+
+    A shard of the sequence is a run of its tokens, text before image: `hidden` and `rotary` are cut, and `text_length`
+    counts the text tokens of this shard, 0 where it has none. Joint attention then needs the keys and values of all
+    shards. Identity attention needs none of the others; its calls of the attention function are those with
+    `transformer_options["identity_attention"]`.
+    """
+
+    hidden: torch.Tensor
+    """[B, L + N, D] tokens of text and image."""
+    text_length: int
+    """L."""
+    temb: torch.Tensor
+    """[B, time_embed_dim] from which the blocks take their modulation; it depends on the timestep alone."""
+    rotary: torch.Tensor
+    """Of `rope.rotary_table`: one row for each of the N image tokens."""
+    identity_tokens: torch.Tensor | None
+    """[B, 32, 2048], or None where no identity acts in this evaluation."""
+    identity_scale: float | torch.Tensor
+    """Factor on what the identity tokens add; [B] for one of each sample."""
+    identity_blocks: tuple[int, int] | None
+    """First and last block whose identity attention acts, or None for all."""
+    transformer_options: dict
+    """ComfyUI's: among others `cond_or_uncond` and `uuids`, the prompts that this batch is made of, and `sigmas`."""
 
 
 def no_identity(place: str, hidden: torch.Tensor, text_length: int) -> torch.Tensor:
@@ -292,6 +334,7 @@ class ConsisIDTransformer(nn.Module):
         identity_tokens: torch.Tensor | None = None,
         identity_scale: float | torch.Tensor = 1.0,
         transformer_options: dict = {},
+        identity_blocks: tuple[int, int] | None = None,
     ) -> torch.Tensor:
         """One denoising prediction.
 
@@ -306,7 +349,9 @@ class ConsisIDTransformer(nn.Module):
             identity_scale: factor on what the identity tokens add (the reference's `local_face_scale`); [B] for one of
                 each sample.
             transformer_options: ComfyUI's; `patches_replace["dit"][("double_block", i)]` wraps block i, without what is
-                injected at its input or output, and the whole dictionary goes to the attention function.
+                injected at its input or output, `wrappers[BLOCKS_WRAPPER]` wraps the loop over all blocks (see
+                `BlockInputs`), and the whole dictionary goes to the attention function.
+            identity_blocks: first and last block whose identity attention acts, or None for all.
 
         Returns:
             The velocity [B, 16, T, H, W].
@@ -319,20 +364,21 @@ class ConsisIDTransformer(nn.Module):
         hidden_states = F.pad(hidden_states, (0, -width % patch, 0, -height % patch, 0, 0), mode="replicate")
         grid = (hidden_states.shape[2], hidden_states.shape[3] // patch, hidden_states.shape[4] // patch)
 
-        temb = timestep_embedding(timestep, self.config.hidden_dim).to(hidden_states.dtype)
-        temb = self.time_embedding(temb)
+        temb = self.embed_time(timestep, hidden_states.dtype)
         # One tensor of all tokens, so that no layer has to join text and image; both are slices of it.
         hidden = torch.cat(self.patch_embed(encoder_hidden_states, hidden_states), dim=1)
         text_length = encoder_hidden_states.shape[1]
         rotary = rotary_table(grid, self.config.base_grid, self.config.head_dim, device=hidden.device)
 
-        transformer_options = {**transformer_options, "total_blocks": len(self.transformer_blocks)}
-        for i, block in enumerate(self.transformer_blocks):
-            transformer_options["block_index"] = i
-            inject = self._injection(i, identity_tokens, identity_scale, transformer_options)
-            hidden = inject("block_input", hidden, text_length)
-            hidden = self._run_block(i, block, hidden, text_length, temb, rotary, transformer_options, inject)
-            hidden = inject("block_output", hidden, text_length)
+        run_blocks = self._run_blocks
+        wrappers = transformer_options.get("wrappers", {}).get(BLOCKS_WRAPPER, {})
+        for wrapper in reversed([wrapper for group in wrappers.values() for wrapper in group]):
+            run_blocks = functools.partial(wrapper, run_blocks)
+        hidden = run_blocks(
+            BlockInputs(
+                hidden, text_length, temb, rotary, identity_tokens, identity_scale, identity_blocks, transformer_options
+            )
+        )
 
         velocity = self.proj_out(self.norm_out(self.norm_final(hidden[:, text_length:]), temb))
         frames, rows, columns = grid
@@ -341,10 +387,30 @@ class ConsisIDTransformer(nn.Module):
         )
         return velocity[..., :height, :width]
 
-    def _injection(self, index, tokens, scale, transformer_options) -> Inject:
+    def embed_time(self, timestep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """What the net reads of timesteps [B] where it computes in this dtype: [B, time_embed_dim]."""
+        return self.time_embedding(timestep_embedding(timestep, self.config.hidden_dim).to(dtype))
+
+    def _run_blocks(self, inputs: BlockInputs) -> torch.Tensor:
+        hidden, text_length = inputs.hidden, inputs.text_length
+        transformer_options = {**inputs.transformer_options, "total_blocks": len(self.transformer_blocks)}
+        for i, block in enumerate(self.transformer_blocks):
+            transformer_options["block_index"] = i
+            inject = self._injection(i, inputs, transformer_options)
+            hidden = inject("block_input", hidden, text_length)
+            hidden = self._run_block(
+                i, block, hidden, text_length, inputs.temb, inputs.rotary, transformer_options, inject
+            )
+            hidden = inject("block_output", hidden, text_length)
+        return hidden
+
+    def _injection(self, index, inputs: BlockInputs, transformer_options) -> Inject:
         """How the identity enters block `index`: the image tokens attend its tokens and add what they find."""
+        tokens, scale = inputs.identity_tokens, inputs.identity_scale
         number, rest = divmod(index, self.config.cross_attn_interval)
         if tokens is None or rest or not self.config.high_frequency:
+            return no_identity
+        if inputs.identity_blocks and not inputs.identity_blocks[0] <= index <= inputs.identity_blocks[1]:
             return no_identity
         face_attention = self.perceiver_cross_attention[number]
 
@@ -353,7 +419,7 @@ class ConsisIDTransformer(nn.Module):
                 return hidden
             image = hidden[:, text_length:]
             hidden = overwritable(hidden)
-            found = face_attention(tokens, image, transformer_options)
+            found = face_attention(tokens, image, {**transformer_options, "identity_attention": True})
             if isinstance(scale, torch.Tensor):
                 hidden[:, text_length:].addcmul_(found, scale.to(found).view(-1, 1, 1))
             else:

@@ -12,9 +12,10 @@ _COMMANDS = {
     "run": "train from a cache, or go on with a run that was stopped",
     "validation": "such videos from a checkpoint, at any time",
     "export": "what a run has learned, as files for ComfyUI and diffusers",
+    "fit_step_cache": "what the node ConsisID Step Cache needs to know of exported weights",
 }
 _USAGE = "usage: python -m consisid_core.training COMMAND ...   (COMMAND --help says more)\n\n" + "\n".join(
-    f"  {name:12}{what}" for name, what in _COMMANDS.items()
+    f"  {name:16}{what}" for name, what in _COMMANDS.items()
 )
 
 

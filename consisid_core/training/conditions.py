@@ -155,14 +155,28 @@ class Examples(torch.utils.data.Dataset):
 
 
 def _check_cache(cache, net, conditions):
-    clip = cache[0]
-    reference = clip.inside[0]
-    if conditions.reference_noise and len(reference.noise_sigma) < 2:
+    if conditions.reference_noise and len(cache[0].inside[0].noise_sigma) < 2:
         raise ConsisIDError(
             f"The cache {cache.folder} has no references with noise, which conditions.reference_noise asks for. "
             "Set it to false, or prepare the cache anew with noise."
         )
-    face = net.facial_extractor
+    check_sizes(cache, net)
+    alone = sum(not entry.outside and len(cache.people()[entry.person]) == 1 for entry in cache.index.clips)
+    if conditions.cross_face and alone:
+        log.warning(
+            "%d of %d clips have no picture of the person from outside the clip: they are always trained with one from "
+            "inside.", alone, len(cache),
+        )  # fmt: skip
+
+
+def check_sizes(cache: ClipCache, net: TransformerConfig) -> None:
+    """Compare what a cache holds with what a transformer reads.
+
+    Raises:
+        ConsisIDError: the cache was made with weights that do not belong to the transformer.
+    """
+    clip = cache[0]
+    reference, face = clip.inside[0], net.facial_extractor
     sizes = {
         "channels of latents": (len(clip.latent_mean), net.out_channels),
         "width of the text": (clip.text.shape[-1], net.text_embed_dim),
@@ -180,12 +194,6 @@ def _check_cache(cache, net, conditions):
             f"The texts of the cache {cache.folder} have {len(clip.text)} tokens, and the transformer takes "
             f"{net.max_text_length}. Prepare another cache with the weights of its release."
         )
-    alone = sum(not entry.outside and len(cache.people()[entry.person]) == 1 for entry in cache.index.clips)
-    if conditions.cross_face and alone:
-        log.warning(
-            "%d of %d clips have no picture of the person from outside the clip: they are always trained with one from "
-            "inside.", alone, len(cache),
-        )  # fmt: skip
 
 
 def _sample(mean, std, chance):

@@ -166,15 +166,21 @@ class Validator:
         )  # fmt: skip
 
 
-def predictor(net: ConsisIDTransformer) -> PredictPerson:
-    """What a net says, its identity tokens made once for each person."""
+def predictor(net: ConsisIDTransformer, transformer_options: dict = {}) -> PredictPerson:
+    """What a net says, its identity tokens made once for each person.
+
+    Args:
+        transformer_options: of `ConsisIDTransformer.forward`.
+    """
     weight = net.proj_out.weight
 
     @torch.no_grad()
     def of(case):
         embedding = case.id_embedding[None].to(weight)
         tokens = net.local_facial_extractor(embedding, [state[None].to(weight) for state in case.hidden_states])
-        return lambda latents, timestep, text: net(latents.to(weight), timestep, text.to(weight), tokens)
+        return lambda latents, timestep, text: net(
+            latents.to(weight), timestep, text.to(weight), tokens, transformer_options=transformer_options
+        )
 
     return of
 

@@ -26,6 +26,13 @@ def test_both_prompts_get_the_identity_and_stay_as_they_were():
     assert latent["samples"].shape == (3, 16, 3, 4, 6) and not latent["samples"].any()
 
 
+def test_blocks_are_named_only_where_not_all_of_them_attend():
+    ((_, values),), _, _ = condition(prompt(1.0), prompt(2.0), GLOBAL_ID, LOCAL_ID)
+    assert "identity_blocks" not in values
+    ((_, values),), _, _ = condition(prompt(1.0), prompt(2.0), GLOBAL_ID, LOCAL_ID, start_block=4, end_block=9)
+    assert values["identity_blocks"] == (4, 9)
+
+
 @pytest.mark.parametrize("options", [{"local_id": None}, {"local_id": LOCAL_ID, "local_strength": 0}])
 def test_without_the_local_half(options):
     ((_, values),), _, _ = condition(prompt(1.0), prompt(2.0), GLOBAL_ID, **options)

@@ -51,10 +51,10 @@ def conditioned(run_node):
     )  # fmt: skip
 
 
-def sample(model, conditioned):
+def sample(model, conditioned, steps=STEPS):
     positive, negative, latent = conditioned
     with torch.inference_mode():
-        (out,) = nodes.common_ksampler(model, SEED, STEPS, 6.0, "euler", "simple", positive, negative, latent)
+        (out,) = nodes.common_ksampler(model, SEED, steps, 6.0, "euler", "simple", positive, negative, latent)
     return out["samples"]
 
 
@@ -229,6 +229,29 @@ def test_guidance_split_over_two_devices_equals_one(load, conditioned, two_devic
     # One device evaluates both prompts in one batch, which adds up in another order.
     assert relative_error(sample(split, conditioned), expected) <= 5e-5
     assert batches == {CPU: [1] * STEPS, OTHER_CPU: [1] * STEPS}, "one prompt on each"
+
+
+@needs_copies
+def test_a_step_cache_under_guidance_split_over_two_devices(load, conditioned, run_node, models_dir, two_devices):
+    """Both devices skip the same steps, each with its prompt's residual."""
+    from comfy_extras import nodes_multigpu
+
+    path = models_dir / "diffusion_models/consisid_demo/transformer/step_cache.json"
+    path.write_text('{"coefficients": [1, 0], "lowest": 1e-6, "highest": 1000}', encoding="utf-8")
+    try:
+        (model,) = run_node("ConsisIDStepCache", model=load(), threshold=1.0)
+    finally:
+        path.unlink()
+    expected = sample(model, conditioned, steps=5)
+    assert relative_error(expected, sample(load(), conditioned, steps=5)) > 1e-3
+    (split,) = nodes_multigpu.MultiGPUCFGSplitNode.execute(model, max_gpus=2).args
+    blocks = []
+    for patcher in (split, *split.get_additional_models_with_key("multigpu")):
+        patcher.model.diffusion_model.transformer_blocks[0].register_forward_pre_hook(
+            lambda net, args, device=patcher.load_device: blocks.append(device)
+        )
+    assert relative_error(sample(split, conditioned, steps=5), expected) <= 5e-5
+    assert 2 <= blocks.count(CPU) == blocks.count(OTHER_CPU) < 5
 
 
 @needs_copies

@@ -3,6 +3,7 @@
 import gc
 import os
 import weakref
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
@@ -140,7 +141,7 @@ def test_transformer_estimate_covers_the_counted_peak(monkeypatch, batch, latent
     monkeypatch.setattr(comfy.model_management, "pytorch_attention_flash_attention", lambda: True)
     model_config = ConsisIDModelConfig(TransformerConfig(num_layers=2))
     model_config.set_inference_dtype(torch.bfloat16, None)
-    estimate = ConsisID(model_config, device="meta").memory_required((batch, 16, *latent_size))
+    estimate = ConsisID(model_config, Path(), device="meta").memory_required((batch, 16, *latent_size))
     counted = forward_peak(TransformerConfig(), batch, latent_size)
     print(f"{batch} x {latent_size}: counted {counted / 2**30:.2f} GiB, estimated {estimate / 2**30:.2f} GiB")
     assert counted <= estimate <= 1.3 * counted

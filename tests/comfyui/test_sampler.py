@@ -255,6 +255,89 @@ def test_range_acts_on_the_expected_steps(setup, sample):
         sample(1, {"start_percent": 0.6, "end_percent": 0.5})
 
 
+class Counted:
+    """The setup's MODEL with its forwards and identity attentions counted: how many prompts went through each."""
+
+    def __init__(self, setup, monkeypatch):
+        self.prompts, self.identity_attentions = [], []
+        patched = setup.model.clone()
+        patched.add_wrapper_with_key(comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, "test", self._forward)
+        patched.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = self._attention
+        monkeypatch.setattr(setup, "model", patched)
+
+    def _forward(self, run, x, timestep, context, transformer_options, **kwargs):
+        sigma = transformer_options["sigmas"][0].item()
+        self.prompts += [(sigma, kind) for kind in transformer_options["cond_or_uncond"]]
+        return run(x, timestep, context, transformer_options, **kwargs)
+
+    def _attention(self, function, q, *args, **kwargs):
+        options = kwargs["transformer_options"]
+        if options.get("identity_attention"):
+            self.identity_attentions += [options["block_index"]] * len(q)
+        return function(q, *args, **kwargs)
+
+
+@pytest.mark.parametrize("guidance", ["constant", "dynamic"])
+def test_no_negative_prompt_is_evaluated_outside_the_range_of_guidance(setup, sample, monkeypatch, guidance):
+    full = sample(10, guidance=guidance)
+    assert torch.equal(sample(10, guidance=guidance, guidance_start=0.0, guidance_end=1.0), full)
+    # At 999, 899, ... 99 the parts of sampling are 0, 0.1, ... 0.9.
+    scales = guidance_scales(guidance, 6.0, 10)
+    expected = setup.reference_result(10, guidance=[1.0] * 3 + scales[3:7] + [1.0] * 3)
+    counted = Counted(setup, monkeypatch)
+    actual = sample(10, guidance=guidance, guidance_start=0.3, guidance_end=0.65)
+    assert relative_error(actual, expected) <= 1e-3 < relative_error(actual, full)
+    by_sigma = {}
+    for sigma, kind in counted.prompts:
+        by_sigma.setdefault(sigma, []).append(kind)
+    assert [sorted(by_sigma[sigma]) for sigma in sorted(by_sigma, reverse=True)] == (
+        [[0]] * 3 + [[0, 1]] * 4 + [[0]] * 3
+    )
+
+
+def test_guidance_nowhere_and_at_the_end_of_a_schedule(setup, sample, monkeypatch):
+    assert torch.equal(sample(5, guidance_start=0.95, guidance_end=0.97), sample(5, cfg=1.0))
+    counted = Counted(setup, monkeypatch)
+    start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(8))
+    sample(5, latent={"samples": start}, denoise=0.5, guidance_end=0.65)  # The steps at 0.5, 0.6, 0.7, 0.8 and 0.9.
+    assert len(counted.prompts) == 5 + 2
+    with pytest.raises(ConsisIDError, match="guidance_start 0.6 lies after guidance_end 0.5; swap them"):
+        sample(1, guidance_start=0.6, guidance_end=0.5)
+
+
+def test_identity_acts_in_the_range_of_blocks(setup, sample, conditioned, monkeypatch):
+    """The net attends the identity in blocks 0 and 2."""
+    full = sample(5)
+    assert torch.equal(sample(5, {"start_block": 0, "end_block": 999}), full)
+    assert torch.equal(sample(5, {"start_block": 0, "end_block": 2}), full)
+    second = setup.reference.perceiver_cross_attention[1].to_out.weight
+    with monkeypatch.context() as patch:
+        patch.setattr(second, "data", torch.zeros_like(second))
+        expected = setup.reference_result(5)
+    counted = Counted(setup, monkeypatch)
+    assert relative_error(sample(5, {"start_block": 0, "end_block": 1}), expected) <= 1e-3
+    assert counted.identity_attentions == [0] * 10
+    counted.identity_attentions.clear()
+    sample(5, {"start_block": 1, "end_block": 999})
+    assert counted.identity_attentions == [2] * 10
+    with torch.inference_mode():
+        (out,) = comfyui_nodes.common_ksampler(
+            setup.model, SEED, 5, 6.0, "euler", "simple", *conditioned(start_block=0, end_block=1)
+        )
+    assert relative_error(out["samples"], expected) <= 1e-3
+
+
+def test_a_range_without_identity_attention_is_said(setup, sample, caplog):
+    faceless = sample(2, {"local_id": None})
+    assert torch.equal(sample(2, {"start_block": 1, "end_block": 1}), faceless)
+    assert "No identity attention lies in blocks 1 to 1, so LOCAL_ID is left aside" in caplog.text
+    caplog.clear()
+    sample(2, {"start_block": 1, "end_block": 2})
+    assert "No identity attention" not in caplog.text
+    with pytest.raises(ConsisIDError, match="start_block 3 lies after end_block 2; swap them"):
+        sample(1, {"start_block": 3, "end_block": 2})
+
+
 def test_batch_of_two_equals_two_single_runs(sample):
     both = sample(5, {"batch_size": 2})
     assert both.shape[0] == 2
@@ -336,6 +419,21 @@ def test_no_step_waits_for_the_device(sample, sampler):
     assert all(two.count(place) == four.count(place) for place in ("sample", "_sample_checked"))
     # A range has to be compared with the level that the sampler is at.
     assert "_apply_model" in waits(2, identity={"start_percent": 0.1})
+
+
+def test_a_step_cache_waits_for_the_device_before_the_first_step_only(setup, sample, run_node, monkeypatch):
+    fit = setup.folder / "diffusion_pytorch_model.step_cache.json"
+    fit.write_text('{"coefficients": [1, 0], "lowest": 1e-6, "highest": 1000}', encoding="utf-8")
+    try:
+        (cached,) = run_node("ConsisIDStepCache", model=setup.model, threshold=1.2)
+    finally:
+        fit.unlink()
+    monkeypatch.setattr(setup, "model", cached)
+    for steps in (4, 8):
+        with Waits() as seen:
+            sample(steps)
+        assert set(seen.places) == {"_alpha", "sample", "_sample_checked", "skipped", "skipped_steps"}
+        assert seen.places.count("skipped") == seen.places.count("skipped_steps") == 1
 
 
 def test_sampler_can_be_interrupted(setup, sample):

@@ -70,6 +70,8 @@ SIGNATURES = {
             "start_percent": ("FLOAT", 0.0),
             "end_percent": ("FLOAT", 1.0),
             "batch_size": ("INT", 1),
+            "start_block": ("INT", 0),
+            "end_block": ("INT", 999),
         },
         ["CONDITIONING", "CONDITIONING", "LATENT"],
     ),
@@ -85,8 +87,19 @@ SIGNATURES = {
             "sampler": ("COMBO", "dpm"),
             "guidance": ("COMBO", "constant"),
             "denoise": ("FLOAT", 1.0),
+            "guidance_start": ("FLOAT", 0.0),
+            "guidance_end": ("FLOAT", 1.0),
         },
         ["LATENT"],
+    ),
+    "ConsisIDStepCache": (
+        {
+            "model": ("MODEL", None),
+            "threshold": ("FLOAT", 0.1),
+            "start_percent": ("FLOAT", 0.0),
+            "end_percent": ("FLOAT", 1.0),
+        },
+        ["MODEL"],
     ),
     "ConsisIDEvaluationModelsLoader": (
         {

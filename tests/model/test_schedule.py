@@ -32,6 +32,16 @@ def test_guidance_curves():
     assert legacy == pytest.approx([1 + 6 * (1 - math.cos(math.pi * ((50 - t) / 50) ** 5)) / 2 for t in timesteps])
 
 
+def test_guidance_is_1_outside_its_range():
+    # At 999, 749, 499 and 249.
+    assert guidance_scales("constant", 6.0, 4, 0.26, 0.51) == [1.0, 1.0, 6.0, 1.0]
+    assert guidance_scales("constant", 6.0, 4, 0.2, 0.6) == [1.0, 6.0, 6.0, 1.0]
+    for guidance in ("constant", "dynamic", "dynamic_legacy"):
+        full = guidance_scales(guidance, 6.0, 50)
+        assert guidance_scales(guidance, 6.0, 50, 0.0, 1.0) == full
+        assert guidance_scales(guidance, 6.0, 50, 0.5, 1.0) == [1.0] * 25 + full[25:]
+
+
 def test_alphas_are_those_of_the_references_scheduler():
     theirs = CogVideoXDPMScheduler(**SCHEDULER).alphas_cumprod.float()
     torch.testing.assert_close(alphas_cumprod(), theirs, rtol=1e-6, atol=0)

@@ -1,11 +1,14 @@
 """The nets against diffusers' on random weights, and the shape inference that loads them."""
 
 import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from consisid_pack.consisid_core.model.attention import scaled_dot_product_attention
 from consisid_pack.consisid_core.model.config import INJECTION_PLANS, INJECTIONS
-from consisid_pack.consisid_core.model.transformer import ConsisIDTransformer
+from consisid_pack.consisid_core.model.transformer import BLOCKS_WRAPPER, ConsisIDTransformer
 from helpers.injection import plain_forward
 from helpers.oracle import (
     RELATIVE,
@@ -84,6 +87,91 @@ def test_what_block_patches_keep_and_callers_pass_is_never_overwritten():
     assert len(kept) == 15
     for tensor, copy in [*kept, *zip(inputs, before, strict=True)]:
         assert torch.equal(tensor, copy)
+
+
+@torch.inference_mode()
+def test_wrappers_around_the_block_loop_see_its_inputs_and_nest_in_order():
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
+    ours = build_ours(reference)
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    tokens = ours.local_facial_extractor(id_cond, hidden)
+    calls = []
+
+    def passes_through(name):
+        def wrapper(run_blocks, inputs):
+            calls.append((name, inputs, inputs.hidden.clone()))
+            return run_blocks(inputs)
+
+        return wrapper
+
+    def skips(run_blocks, inputs):
+        return inputs.hidden
+
+    def run(*wrappers, tokens=tokens):
+        options = {"mine": 1, "wrappers": {BLOCKS_WRAPPER: {i: [wrapper] for i, wrapper in enumerate(wrappers)}}}
+        return ours(latents.transpose(1, 2), timestep, text, tokens, 0.7, options)
+
+    plain = run()
+    assert torch.equal(run(passes_through("outer"), passes_through("inner")), plain)
+    assert [name for name, *_ in calls] == ["outer", "inner"]
+    _, inputs, before = calls[0]
+    length = text.shape[1]
+    assert torch.equal(before, torch.cat(ours.patch_embed(text, latents.transpose(1, 2)), dim=1))
+    assert inputs.text_length == length and len(inputs.rotary) == before.shape[1] - length
+    assert inputs.temb.shape == (2, ours.config.time_embed_dim)
+    assert inputs.identity_tokens is tokens and inputs.identity_scale == 0.7 and inputs.transformer_options["mine"] == 1
+    assert relative_error(run(skips, passes_through("unreached")), plain) > 1e-2
+    assert len(calls) == 2
+    run(passes_through("faceless"), tokens=None)
+    assert calls[-1][1].identity_tokens is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("lengths", [(21, 20, 18), (5, 40, 14)], ids=["text in the first", "text in two"])
+def test_a_wrapper_can_spread_the_sequence_over_ranks(lengths):
+    """Threads for ranks: each runs the blocks on its run of tokens, and joint attention alone sees the others'."""
+    reference = build_reference(**TRANSFORMERS["learned table, interval 2"])
+    latents, text, timestep, id_cond, hidden = random_inputs(reference)
+    barrier, exchanged, local_calls = threading.Barrier(len(lengths)), {}, []
+
+    def attention(q, k, v, heads, transformer_options, **kwargs):
+        rank = transformer_options.get("rank")
+        if rank is not None and transformer_options.get("identity_attention"):
+            local_calls.append(rank)
+        elif rank is not None:
+            exchanged[rank] = k, v
+            barrier.wait(60)
+            k, v = (torch.cat([exchanged[i][j] for i in range(len(lengths))], dim=2) for j in range(2))
+            barrier.wait(60)
+        return scaled_dot_product_attention(q, k, v, heads)
+
+    whole = build_ours(reference)
+    ours = ConsisIDTransformer(whole.config, attention=attention)
+    ours.load_state_dict(whole.state_dict())
+    inputs = (latents.transpose(1, 2), timestep, text, ours.local_facial_extractor(id_cond, hidden))
+
+    def sharded(run_blocks, inputs):
+        def run(rank, start, end):
+            text_length = inputs.text_length
+            shard = dataclasses.replace(
+                inputs,
+                hidden=inputs.hidden[:, start:end].clone(),
+                text_length=max(min(text_length, end) - start, 0),
+                rotary=inputs.rotary[max(start - text_length, 0) : max(end - text_length, 0)],
+                transformer_options={**inputs.transformer_options, "rank": rank},
+            )
+            with torch.inference_mode():
+                return run_blocks(shard)
+
+        assert sum(lengths) == inputs.hidden.shape[1]
+        ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
+        starts = [end - length for end, length in zip(ends, lengths, strict=True)]
+        with ThreadPoolExecutor(len(lengths)) as pool:
+            return torch.cat(list(pool.map(run, range(len(lengths)), starts, ends)), dim=1)
+
+    options = {"wrappers": {BLOCKS_WRAPPER: {"ranks": [sharded]}}}
+    assert relative_error(ours(*inputs, transformer_options=options), ours(*inputs)) <= RELATIVE
+    assert sorted(local_calls) == [0, 0, 1, 1, 2, 2]
 
 
 def test_gradients_equal_diffusers(pair):
