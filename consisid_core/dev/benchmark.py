@@ -139,7 +139,7 @@ class Contest:
         self.tokens = self.ours.local_facial_extractor(*self.face)
         self.extractor, self.fixed_tokens = self.theirs.local_facial_extractor, FixedTokens(self.tokens)
         table = rotary_table(config.base_grid, config.base_grid, config.head_dim, device).squeeze(1)
-        self.rotary = [part.repeat_interleave(2, dim=-1) for part in (table.real, table.imag)]
+        self.rotary = [part.repeat_interleave(2, dim=-1) for part in table.unbind(-1)]
         tokens = config.max_text_length + math.prod(config.base_grid)
         self.factors = randn(tokens, config.hidden_dim), randn(config.ff_dim, config.hidden_dim)
 
