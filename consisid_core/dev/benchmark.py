@@ -1,7 +1,7 @@
 """Our nets against diffusers' on one machine, with the same random weights, in one run.
 
-    python -m consisid_core.dev.benchmark [--what transformer|vae] [--size small|mid|full] [--device cpu|cuda]
-        [--dtype fp32|bf16|fp8] [--repeats N]
+    python -m consisid_core.dev.benchmark [--what transformer|vae|compile] [--size small|mid|full]
+        [--device cpu|cuda] [--dtype fp32|bf16|fp8] [--repeats N]
 
 The outputs must agree before anything is timed. The timings take turns, so that a busy machine slows both nets alike,
 and each ratio is the median over turns. Prints a Markdown table. Needs no weights; `full` (6.2 B weights, 17,776
@@ -28,6 +28,7 @@ from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.facial_extractor import PerceiverAttention
 from ..model.rope import rotary_table
 from ..model.transformer import ConsisIDTransformer, JointAttention
+from .benchmark_compile import compare_compiled
 from .benchmark_vae import compare_vae
 from .measuring import Row, median_wall, memory_row, print_table, synchronize, timed_rows, timings
 from .reference import importing_diffusers
@@ -141,6 +142,10 @@ class Contest:
         self.rotary = [part.repeat_interleave(2, dim=-1) for part in table.unbind(-1)]
         tokens = config.max_text_length + math.prod(config.base_grid)
         self.factors = randn(tokens, config.hidden_dim), randn(config.ff_dim, config.hidden_dim)
+
+    def forward_of(self, net: nn.Module) -> torch.Tensor:
+        """Velocity [1, C, T, H, W] by a net that is called as ours."""
+        return net(self.latents, self.timestep, self.text[:1], self.tokens)
 
     def ours_predict(self, latents: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Velocity [B, C, T, H, W]."""
@@ -302,7 +307,15 @@ def _compare_transformer(size, device, dtype, repeats):
     ), rows
 
 
-COMPARED = {"transformer": _compare_transformer, "vae": compare_vae}
+@torch.inference_mode()
+def _compare_compiled(size, device, dtype, repeats):
+    contest = Contest(size, device, dtype)
+    rows = compare_compiled(contest.ours, contest.forward_of, device, dtype, repeats, "inductor")
+    return "ours is compiled by torch.compile, the other column is our net as it is", rows
+
+
+COMPARED = {"transformer": _compare_transformer, "vae": compare_vae, "compile": _compare_compiled}
+OTHER = {"compile": "not compiled"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -327,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConsisIDError as error:
         raise SystemExit(f"Error: {error}") from None
     print(f"{args.what}, {size}, {dtype}, {device}: {title}; median of {args.repeats} turns.\n")
-    print_table(rows)
+    print_table(rows, OTHER.get(args.what, "diffusers"))
 
 
 if __name__ == "__main__":

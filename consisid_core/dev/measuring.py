@@ -74,8 +74,8 @@ def median_wall(turns: Turns) -> float:
     return statistics.median(wall for wall, _ in turns)
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """As Markdown."""
-    print("| | unit | ours | diffusers | diffusers / ours |\n|---|---|---|---|---|")
+def print_table(rows: Sequence[Row], other: str = "diffusers") -> None:
+    """As Markdown; other: name of what ours is compared with."""
+    print(f"| | unit | ours | {other} | {other} / ours |\n|---|---|---|---|---|")
     for what, unit, ours, theirs, ratio in rows:
         print(f"| {what} | {unit} | {ours:.3g} | {theirs:.3g} | {ratio:.2f} |")
