@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import comfy.ldm.models.autoencoder
@@ -25,6 +25,32 @@ REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of Be
 # many for each pixel of a frame, and what the chunks take. The estimates lie a little above the counts.
 # In bf16, 49 frames of 720x480 count 4.8 GiB for decode and 3.3 GiB for encode, beside 0.4 GiB of weights.
 CHUNKS_HELD = 3.5
+LARGEST_CHUNK = 2**30
+"""Convolutions of more values than diffusers gives them at once are not asked for: kernels count with 32 bits."""
+
+
+class ComfyCogVideoXVAE(CogVideoXVAE):
+    """The net in chunks as large as the device has room for, by ComfyUI's account of it."""
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """As CogVideoXVAE's."""
+        return super().encode(pixels, chunk_values(pixels, encode_memory))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """As CogVideoXVAE's."""
+        return super().decode(latents, chunk_values(latents, decode_memory))
+
+
+def chunk_values(x: torch.Tensor, memory: Callable[[Sequence[int], torch.dtype], float]) -> int:
+    """Values that a norm or a convolution may read at once: what half of the memory beyond `memory` has room for.
+
+    Args:
+        x: what is decoded or encoded, on its device.
+        memory: `decode_memory` or `encode_memory`.
+    """
+    spare = comfy.model_management.get_free_memory(x.device) - len(x) * memory(x.shape, x.dtype)
+    larger = spare / 2 / (CHUNKS_HELD * comfy.model_management.dtype_size(x.dtype))
+    return int(min(CHUNK_VALUES + max(0, larger), LARGEST_CHUNK))
 
 
 def decode_memory(shape: Sequence[int], dtype: torch.dtype) -> float:
@@ -56,7 +82,7 @@ def load_vae(path: Path | str) -> comfy.sd.VAE:
         weights = vae_weights(checkpoint)
     check_finite(checkpoint)  # Here, because the net reads all of the file when it takes its type.
     with torch.device("meta"):
-        net = CogVideoXVAE(**weights.config)
+        net = ComfyCogVideoXVAE(**weights.config)
     net.load_state_dict(weights.state_dict, assign=True)
     vae = wrap_vae(net.eval().requires_grad_(False))
     vae.patcher.cached_patcher_init = load_vae_patcher, (path,)

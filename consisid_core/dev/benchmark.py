@@ -1,7 +1,7 @@
-"""Our transformer against diffusers' on one machine, with the same random weights, in one run.
+"""Our nets against diffusers' on one machine, with the same random weights, in one run.
 
-    python -m consisid_core.dev.benchmark [--size small|mid|full] [--device cpu|cuda] [--dtype fp32|bf16|fp8]
-        [--repeats N]
+    python -m consisid_core.dev.benchmark [--what transformer|vae|compile] [--size small|mid|full]
+        [--device cpu|cuda] [--dtype fp32|bf16|fp8] [--repeats N]
 
 The outputs must agree before anything is timed. The timings take turns, so that a busy machine slows both nets alike,
 and each ratio is the median over turns. Prints a Markdown table. Needs no weights; `full` (6.2 B weights, 17,776
@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from types import SimpleNamespace
 
 import torch
@@ -31,6 +28,9 @@ from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.facial_extractor import PerceiverAttention
 from ..model.rope import rotary_table
 from ..model.transformer import ConsisIDTransformer, JointAttention
+from .benchmark_compile import compare_compiled
+from .benchmark_vae import compare_vae
+from .measuring import Row, median_wall, memory_row, print_table, synchronize, timed_rows, timings
 from .reference import importing_diffusers
 
 SIZES = {
@@ -139,9 +139,13 @@ class Contest:
         self.tokens = self.ours.local_facial_extractor(*self.face)
         self.extractor, self.fixed_tokens = self.theirs.local_facial_extractor, FixedTokens(self.tokens)
         table = rotary_table(config.base_grid, config.base_grid, config.head_dim, device).squeeze(1)
-        self.rotary = [part.repeat_interleave(2, dim=-1) for part in (table.real, table.imag)]
+        self.rotary = [part.repeat_interleave(2, dim=-1) for part in table.unbind(-1)]
         tokens = config.max_text_length + math.prod(config.base_grid)
         self.factors = randn(tokens, config.hidden_dim), randn(config.ff_dim, config.hidden_dim)
+
+    def forward_of(self, net: nn.Module) -> torch.Tensor:
+        """Velocity [1, C, T, H, W] by a net that is called as ours."""
+        return net(self.latents, self.timestep, self.text[:1], self.tokens)
 
     def ours_predict(self, latents: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Velocity [B, C, T, H, W]."""
@@ -205,39 +209,6 @@ def check_agreement(contest: Contest, dtype: str) -> None:
             )
 
 
-def seconds(call: Callable, device: str) -> tuple[float, float]:
-    """(wall, processor) seconds of one call; the processor's count all threads, and no other program's load."""
-    _synchronize(device)
-    wall, processor = time.perf_counter(), time.process_time()
-    call()
-    _synchronize(device)
-    return time.perf_counter() - wall, time.process_time() - processor
-
-
-def _synchronize(device):
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def timings(calls: Sequence[Callable], device: str, repeats: int) -> list[tuple[tuple[float, float], ...]]:
-    """`seconds` of each call in each turn, [len(calls)][repeats], after one turn to warm up."""
-    turns = [[seconds(call, device) for call in calls] for _ in range(repeats + 1)]
-    return list(zip(*turns[1:], strict=True))
-
-
-def peak_memory(call: Callable, device: str) -> int:
-    """Bytes allocated during a call at their highest, without what was there before."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        call()
-        return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        call()
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-
-
 def time_by_part(net: nn.Module, call: Callable, device: str) -> dict[str, float]:
     """Seconds that one call spends in each of PARTS."""
     hooks = []
@@ -251,7 +222,7 @@ def time_by_part(net: nn.Module, call: Callable, device: str) -> dict[str, float
     try:
         with profile(activities=activities, acc_events=True) as profiler:
             call()
-            _synchronize(device)
+            synchronize(device)
     finally:
         for hook in hooks:
             hook.remove()
@@ -288,7 +259,7 @@ def count_operations(call: Callable) -> int:
 
 
 @torch.inference_mode()
-def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[tuple], int, float]:
+def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[Row], int, float]:
     """Measure one size.
 
     Returns:
@@ -296,13 +267,8 @@ def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[tu
         diffusers' / ours); for a part of a forward the quotient is that of its times.
 
     Raises:
-        ConsisIDError: the nets disagree, diffusers does not import, or there is no such device.
+        ConsisIDError: the nets disagree, or diffusers does not import.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConsisIDError(
-            "PyTorch finds no CUDA device here. Leave out --device to measure on the CPU, or install a PyTorch that "
-            "was built with CUDA."
-        )
     contest = Contest(size, device, dtype)
     check_agreement(contest, dtype)
     calls = [contest.ours_forward, contest.theirs_forward, contest.ours_step, contest.theirs_step]
@@ -310,11 +276,13 @@ def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[tu
     forward, theirs_forward, step, theirs_step = times
 
     rows = []
-    for clock, name in enumerate(("", ", processor time")[: 1 if device == "cuda" else 2]):
-        rows.append(_timed_row(f"forward, transformer alone{name}", forward, theirs_forward, clock))
-        rows.append(_timed_row(f"denoising step with CFG{name}", step, theirs_step, clock))
-    memory = peak_memory(contest.ours_step, device) / 2**20, peak_memory(contest.theirs_step, device) / 2**20
-    rows.append(("peak memory of a step, besides weights", "MiB", *memory, memory[1] / memory[0]))
+    pairs = zip(
+        timed_rows("forward, transformer alone", forward, theirs_forward, device),
+        timed_rows("denoising step with CFG", step, theirs_step, device),
+        strict=True,
+    )
+    rows += [row for pair in pairs for row in pair]
+    rows.append(memory_row("a step", contest.ours_step, contest.theirs_step, device))
 
     parts = time_by_part(contest.ours, contest.ours_forward, device)
     theirs_parts = time_by_part(contest.theirs, contest.theirs_forward, device)
@@ -322,26 +290,38 @@ def benchmark(size: str, device: str, dtype: str, repeats: int) -> tuple[list[tu
         shares = [100 * p[part] / sum(p.values()) for p in (parts, theirs_parts)]
         rows.append((f"{part}, of a forward", "%", *shares, theirs_parts[part] / parts[part]))
 
-    rate = 2 * contest.factors[0].numel() * len(contest.factors[1]) / _median_wall(product)
+    rate = 2 * contest.factors[0].numel() * len(contest.factors[1]) / median_wall(product)
     operations = count_operations(contest.ours_forward)
-    fractions = [100 * operations / _median_wall(t) / rate for t in (forward, theirs_forward)]
+    fractions = [100 * operations / median_wall(t) / rate for t in (forward, theirs_forward)]
     rows.append(("rate of a forward, of a matrix product's", "%", *fractions, fractions[1] / fractions[0]))
     return rows, operations, rate
 
 
-def _timed_row(what, ours, theirs, clock):
-    ours, theirs = ([turn[clock] for turn in turns] for turns in (ours, theirs))
-    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
-    return what, "s", statistics.median(ours), statistics.median(theirs), ratio
+def _compare_transformer(size, device, dtype, repeats):
+    rows, operations, rate = benchmark(size, device, dtype, repeats)
+    config = SIZES[size]
+    return (
+        f"{config.num_layers} layers of width {config.hidden_dim}, {config.max_text_length} + "
+        f"{math.prod(config.base_grid)} tokens, {operations / 1e12:.3g} TFLOP per forward; a matrix product reaches "
+        f"{rate / 1e12:.3g} TFLOP/s"
+    ), rows
 
 
-def _median_wall(turns):
-    return statistics.median(wall for wall, _ in turns)
+@torch.inference_mode()
+def _compare_compiled(size, device, dtype, repeats):
+    contest = Contest(size, device, dtype)
+    rows = compare_compiled(contest.ours, contest.forward_of, device, dtype, repeats, "inductor")
+    return "ours is compiled by torch.compile, the other column is our net as it is", rows
+
+
+COMPARED = {"transformer": _compare_transformer, "vae": compare_vae, "compile": _compare_compiled}
+OTHER = {"compile": "not compiled"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m consisid_core.dev.benchmark", description=__doc__.split("\n")[0])
+    parser.add_argument("--what", choices=COMPARED, default="transformer", help="default: transformer")
     parser.add_argument("--size", choices=SIZES, help="default: full on cuda, else mid")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--dtype", choices=COMPUTE_DTYPE, help="default: bf16 on cuda, else fp32")
@@ -351,19 +331,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     size = args.size or ("full" if device == "cuda" else "mid")
     dtype = args.dtype or ("bf16" if device == "cuda" else "fp32")
     try:
-        rows, operations, rate = benchmark(size, device, dtype, args.repeats)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConsisIDError(
+                "PyTorch finds no CUDA device here. Leave out --device to measure on the CPU, or install a PyTorch "
+                "that was built with CUDA."
+            )
+        title, rows = COMPARED[args.what](size, device, dtype, args.repeats)
     except ConsisIDError as error:
         raise SystemExit(f"Error: {error}") from None
-
-    config = SIZES[size]
-    print(
-        f"{size}, {dtype}, {device}: {config.num_layers} layers of width {config.hidden_dim}, "
-        f"{config.max_text_length} + {math.prod(config.base_grid)} tokens, {operations / 1e12:.3g} TFLOP per forward; "
-        f"a matrix product reaches {rate / 1e12:.3g} TFLOP/s; median of {args.repeats} turns.\n"
-    )
-    print("| | unit | ours | diffusers | diffusers / ours |\n|---|---|---|---|---|")
-    for what, unit, ours, theirs, ratio in rows:
-        print(f"| {what} | {unit} | {ours:.3g} | {theirs:.3g} | {ratio:.2f} |")
+    print(f"{args.what}, {size}, {dtype}, {device}: {title}; median of {args.repeats} turns.\n")
+    print_table(rows, OTHER.get(args.what, "diffusers"))
 
 
 if __name__ == "__main__":

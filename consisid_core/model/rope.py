@@ -28,7 +28,7 @@ def rotary_table(
     head_dim: int,
     device: torch.device | str | None = None,
 ) -> torch.Tensor:
-    """Every patch's rotation as complex numbers of length 1.
+    """Every patch's rotation, as cosines and sines.
 
     A quarter of the pairs turn with the frame, three eighths each with row and column. Other sizes than the trained one
     are stretched onto its range of rows and columns; frames keep their index.
@@ -38,7 +38,7 @@ def rotary_table(
         base_grid: the same for the size that the model was trained at.
 
     Returns:
-        complex64 [T * H * W, 1, head_dim / 2]; the dimension of 1 is that of the heads.
+        float32 [T * H * W, 1, head_dim / 2, 2]; the dimension of 1 is that of the heads, the last one cosine and sine.
     """
     frames, rows, cols = grid
     (top, bottom), (left, right) = _fit_grid(rows, cols, *base_grid[1:])
@@ -53,19 +53,25 @@ def rotary_table(
         ],
         dim=-1,
     ).flatten(0, 2)
-    return torch.polar(torch.ones_like(angles), angles).unsqueeze(1)
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).unsqueeze(1)
 
 
 def rotate_(x: torch.Tensor, table: torch.Tensor) -> None:
     """Rotate neighbouring channel pairs in place, computed in float32.
 
-    A complex product reads and writes each pair once; with cosines and sines apart it takes nine passes.
+    A complex product reads and writes each pair once, where single operations on cosines and sines take nine passes;
+    torch.compile makes one pass of those, but knows no complex numbers.
 
     Args:
         x: [B, N, heads, head_dim].
-        table: [N, 1, head_dim / 2] of `rotary_table`.
+        table: [N, 1, head_dim / 2, 2] of `rotary_table`.
     """
     wide = x.float()  # x itself if it is float32
-    torch.view_as_complex(wide.unflatten(-1, (-1, 2))).mul_(table)
+    pairs = wide.unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        (even, odd), (cos, sin) = pairs.unbind(-1), table.unbind(-1)
+        wide = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+    else:
+        torch.view_as_complex(pairs).mul_(torch.view_as_complex(table))
     if wide is not x:
         x.copy_(wide)

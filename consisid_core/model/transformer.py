@@ -195,7 +195,7 @@ class JointAttention(nn.Module):
     def forward(
         self, hidden: torch.Tensor, text_length: int, rotary: torch.Tensor, transformer_options: dict
     ) -> torch.Tensor:
-        """hidden [B, L + N, D], rotary [N, 1, head_dim / 2] of `rotary_table` -> [B, L + N, D]."""
+        """hidden [B, L + N, D], rotary [N, 1, head_dim / 2, 2] of `rotary_table` -> [B, L + N, D]."""
         # The heads stay behind the tokens until the attention: a norm of swapped axes would copy them first.
         q = self.norm_q(self.to_q(hidden).unflatten(-1, (self.heads, -1)))
         rotate_(q[:, text_length:], rotary)

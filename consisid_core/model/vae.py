@@ -1,15 +1,17 @@
-"""The CogVideoX VAE, run frame by frame: the reference's parameter names and results in a fraction of its memory
-(diffusers `autoencoder_kl_cogvideox.py`).
+"""The CogVideoX VAE, run in chunks: the reference's parameter names and results, in a fraction of its memory where
+there is little (diffusers `autoencoder_kl_cogvideox.py`).
 
-A video is a list of frames [B, C, H, W]. Each step takes frames out of its input's list as it goes, so that they are
-freed as soon as they are used; what the causal convolutions remember from one batch of frames to the next are those
-frames themselves. Norms run over a few channel groups at a time, convolutions over strips of rows. So the modules only
-hold the weights; the functions below them compute.
+A video is a list of pieces [B, C, frames, H, W] that join in time. Where a chunk holds all frames, there is one piece
+and nothing is copied. Where it does not, each piece is a frame, and each step takes pieces out of its input's list as
+it goes, so that they are freed as soon as they are used; norms then run over a few channel groups at a time,
+convolutions over strips of rows. So the modules only hold the weights; the functions below them compute.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,8 @@ from einops import rearrange
 from torch import nn
 
 CHUNK_VALUES = 2**25
-"""Values that a norm or a convolution reads at once: 64 MiB in bf16, which still fills an accelerator."""
+"""Values that a norm or a convolution reads at once where memory is short: 64 MiB in bf16, which still fills an
+accelerator."""
 
 TIME_LEVELS = 2
 """Of the halvings of the frame size, the first so many halve the number of frames, too: 4x in time."""
@@ -136,9 +139,14 @@ class CogVideoXVAE(nn.Module):
         self.encoder = Encoder(block_out_channels, layers_per_block, latent_channels)
         self.decoder = Decoder(block_out_channels, layers_per_block, latent_channels)
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8]."""
-        return self._moments(pixels)[0]
+    def encode(self, pixels: torch.Tensor, chunk_values: int | None = None) -> torch.Tensor:
+        """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8].
+
+        Args:
+            chunk_values: values that a norm or a convolution may read at once, CHUNK_VALUES if None. More is faster and
+                takes more memory; the result is the same.
+        """
+        return self._moments(pixels, chunk_values)[0]
 
     def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `encode`, with the standard deviation of the latents, from which training samples.
@@ -150,23 +158,40 @@ class CogVideoXVAE(nn.Module):
         # Limits of diffusers' DiagonalGaussianDistribution.
         return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
 
-    def _moments(self, pixels):
-        history = {}
+    def _moments(self, pixels, chunk_values=None):
+        run = _Run(chunk_values or CHUNK_VALUES)
         batches = _split(pixels, PIXEL_BATCH)
-        moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, history)]
-        return torch.stack(moments, dim=2).chunk(2, dim=1)
+        moments = [piece for batch in batches for piece in _encode_batch(self.encoder, batch, run)]
+        return torch.cat(moments, dim=2).chunk(2, dim=1)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, chunk_values: int | None = None) -> torch.Tensor:
         """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
 
         There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
         which is where that latent frame lies in time, so that tiles and short videos join up.
+
+        Args:
+            chunk_values: as of `encode`.
         """
-        history, frames = {}, []
+        run, pieces = _Run(chunk_values or CHUNK_VALUES), []
         for batch in _split(latents, LATENT_BATCH):
-            frames += _decode_batch(self.decoder, batch, history)
-        history.clear()
-        return torch.stack(frames if latents.shape[2] % 2 else frames[3:], dim=2)
+            pieces += _decode_batch(self.decoder, batch, run)
+        run.earlier.clear()
+        video = torch.cat(pieces, dim=2)
+        return video if latents.shape[2] % 2 else video[:, :, 3:]
+
+
+@dataclass
+class _Run:
+    """One encode or decode.
+
+    Attributes:
+        chunk: values that a norm or a convolution reads at once.
+        earlier: of each causal convolution, the last two frames that it read.
+    """
+
+    chunk: int
+    earlier: dict[CausalConv, list[torch.Tensor]] = field(default_factory=dict)
 
 
 def _split(video, size):
@@ -176,95 +201,143 @@ def _split(video, size):
     return [video[:, :, :first], *video[:, :, first:].split(size, dim=2)] if first < count else [video]
 
 
-def _encode_batch(encoder, pixels, history):
-    frames = _causal_conv(encoder.conv_in, list(pixels.unbind(2)), history)
+def _encode_batch(encoder, pixels, run):
+    pieces = _causal_conv(encoder.conv_in, list(pixels.split(1, dim=2)), run)
     for block in encoder.down_blocks:
         for resnet in block.resnets:
-            frames = _resnet(resnet, frames, history)
+            pieces = _resnet(resnet, pieces, run)
         for sampler in block.downsamplers:
-            frames = _downsample(sampler, frames)
+            pieces = _downsample(sampler, pieces, run)
     for resnet in encoder.mid_block.resnets:
-        frames = _resnet(resnet, frames, history)
-    return _causal_conv(encoder.conv_out, _norm_silu(encoder.norm_out, frames), history)
+        pieces = _resnet(resnet, pieces, run)
+    return _causal_conv(encoder.conv_out, _norm_silu(encoder.norm_out, pieces, run), run)
 
 
-def _decode_batch(decoder, latents, history):
-    frames = _causal_conv(decoder.conv_in, list(latents.unbind(2)), history)
+def _decode_batch(decoder, latents, run):
+    pieces = _causal_conv(decoder.conv_in, list(latents.split(1, dim=2)), run)
     for block in (decoder.mid_block, *decoder.up_blocks):
         for resnet in block.resnets:
-            frames = _resnet(resnet, frames, history, latents)
+            pieces = _resnet(resnet, pieces, run, latents)
         for sampler in block.upsamplers:
-            frames = _upsample(sampler, frames)
-    return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, frames, latents), history)
+            pieces = _upsample(sampler, pieces, run)
+    return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, pieces, run, latents), run)
 
 
-def _resnet(block, frames, history, latents=None):
-    """Residual block. Consumes the frames."""
+def _resnet(block, pieces, run, latents=None):
+    """Residual block. Consumes the pieces."""
     if not hasattr(block, "conv_shortcut"):
-        residual = frames
-        hidden = _norm_silu(block.norm1, frames, latents, in_place=False)
+        residual = pieces
+        hidden = _norm_silu(block.norm1, pieces, run, latents, in_place=False)
     else:
-        residual = [block.conv_shortcut(frame.unsqueeze(2)).squeeze(2) for frame in frames]
-        hidden = _norm_silu(block.norm1, frames, latents)
-    hidden = _causal_conv(block.conv1, hidden, history)
-    hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, latents), history)
-    for frame in hidden:
-        frame += residual.pop(0)
+        residual = [_convolve(block.conv_shortcut, piece) for piece in pieces]
+        hidden = _norm_silu(block.norm1, pieces, run, latents)
+    hidden = _causal_conv(block.conv1, hidden, run)
+    hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, run, latents), run)
+    if len(residual) != len(hidden):  # As one piece only the side with fewer channels was small enough.
+        residual, hidden = _frames(residual), _frames(hidden)
+    for piece in hidden:
+        piece += residual.pop(0)
     return hidden
 
 
-def _causal_conv(layer, frames, history):
-    """3x3x3 convolution over each frame and the two before it. Consumes the frames."""
-    earlier = history.pop(layer, None) or [frames[0]] * 2
-    at_once = max(1, CHUNK_VALUES // frames[0].numel() - 2)
-    convolved = []
+def _frames(pieces):
+    """The pieces' frames, each a piece that is freed alone: copies where a piece has more of them."""
+    return [
+        piece if piece.shape[2] == 1 else piece[:, :, i : i + 1].clone()
+        for piece in pieces
+        for i in range(piece.shape[2])
+    ]
+
+
+def _convolve(conv, x):
+    """conv(x), in float32 on a processor without kernels for x's type, which takes fifty times as long in it."""
+    if x.device.type != "cpu" or _processor_convolves(x.dtype):
+        return conv(x)
+    return conv._conv_forward(x.float(), conv.weight.float(), conv.bias.float()).to(x.dtype)
+
+
+@functools.cache
+def _processor_convolves(dtype):
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype != torch.float16 or torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
+
+def _causal_conv(layer, pieces, run):
+    """3x3x3 convolution over each frame and the two before it. Consumes the pieces."""
+    earlier = run.earlier.pop(layer, None) or [pieces[0][:, :, :1]] * 2
+    frame = pieces[0][:, 0, :1].numel() * max(layer.conv.in_channels, layer.conv.out_channels)
+    count = sum(piece.shape[2] for piece in pieces)
+    if (count + 2) * frame <= run.chunk:
+        pieces[:0] = earlier
+        window, last = torch.cat(pieces, dim=2), pieces[-2:]
+        pieces.clear()
+        run.earlier[layer] = last if all(piece.shape[2] == 1 for piece in last) else [window[:, :, -2:].clone()]
+        del earlier, last
+        return [_convolve(layer.conv, window)]
+    frames = _frames(pieces)
+    pieces.clear()
+    at_once = max(1, run.chunk // frame - 2)
+    earlier, convolved = _frames(earlier), []
     while frames:
         window = [*earlier, *frames[:at_once]]
         del frames[:at_once]
-        convolved += _conv_window(layer.conv, window)
+        convolved += _conv_window(layer.conv, window, run)
         earlier = window[-2:]
-    history[layer] = earlier
+    run.earlier[layer] = earlier
     return convolved
 
 
-def _conv_window(conv, window):
+def _conv_window(conv, window, run):
     """All frames but the first two; where three are too large, one in strips that overlap by the kernel's reach."""
-    batch, channels, height, width = window[0].shape
-    rows = max(1, CHUNK_VALUES // (3 * batch * channels * width))
+    batch, channels, _, height, width = window[0].shape
+    rows = max(1, run.chunk // (3 * batch * channels * width))
     if rows >= height:
-        # Copies, for a frame to be freed alone.
-        return [frame.clone() for frame in conv(torch.stack(window, dim=2)).unbind(2)]
-    convolved = window[0].new_empty(batch, conv.out_channels, height, width)
+        return _frames([_convolve(conv, torch.cat(window, dim=2))])
+    convolved = window[0].new_empty(batch, conv.out_channels, 1, height, width)
     for top in range(0, height, rows):
         start = max(0, top - 1)
-        strip = conv(torch.stack([frame[..., start : top + rows + 1, :] for frame in window], dim=2)).squeeze(2)
+        strip = _convolve(conv, torch.cat([frame[..., start : top + rows + 1, :] for frame in window], dim=2))
         convolved[..., top : top + rows, :] = strip[..., top - start :, :][..., :rows, :]
     return [convolved]
 
 
-def _norm_silu(norm, frames, latents=None, in_place=True):
-    """Group norm over all frames together and SiLU; with latents, spatially conditioned. Autograd keeps the frames."""
-    out = frames if in_place and not torch.is_grad_enabled() else [torch.empty_like(frame) for frame in frames]
+def _norm_silu(norm, pieces, run, latents=None, in_place=True):
+    """Group norm over all frames together and SiLU; with latents, spatially conditioned. Consumes the pieces if
+    in_place."""
     layer = norm if latents is None else norm.norm_layer
+    frames = sum(piece.shape[2] for piece in pieces)
     size = layer.num_channels // layer.num_groups
-    size *= max(1, CHUNK_VALUES // (size * len(frames) * frames[0][:, 0].numel()))
+    size *= max(1, run.chunk // (size * frames * pieces[0][:, 0, 0].numel()))
     if latents is not None:
         # A pointwise convolution and nearest-neighbour resampling may change places: so it runs on the few latents.
-        latents = _spread_in_time(latents, len(frames))
-        scale, shift = norm.conv_y.conv(latents), norm.conv_b.conv(latents)
+        latents = _spread_in_time(latents, frames)
+        latents = _convolve(norm.conv_y.conv, latents), _convolve(norm.conv_b.conv, latents)
+    if size >= layer.num_channels and len(pieces) == 1:
+        (piece,) = pieces
+        if in_place:
+            pieces.clear()
+        return [_norm_silu_of(layer, slice(None), piece, latents)]
+    out = pieces if in_place and not torch.is_grad_enabled() else [torch.empty_like(piece) for piece in pieces]
     for start in range(0, layer.num_channels, size):
         channels = slice(start, min(start + size, layer.num_channels))
-        part = torch.stack([frame[:, channels] for frame in frames], dim=2)
-        groups = part.shape[1] * layer.num_groups // layer.num_channels
-        part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
-        if latents is not None:
-            h, w = latents.shape[-2:]
-            cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
-            cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
-        F.silu(part, inplace=True)
-        for frame, result in zip(out, part.unbind(2), strict=True):
-            frame[:, channels] = result
+        part = torch.cat([piece[:, channels] for piece in pieces], dim=2)
+        part = _norm_silu_of(layer, channels, part, latents)
+        for piece, result in zip(out, part.split([piece.shape[2] for piece in pieces], dim=2), strict=True):
+            piece[:, channels] = result
     return out
+
+
+def _norm_silu_of(layer, channels, part, scale_and_shift):
+    """The same for these channels of all frames, which are the part: a new tensor."""
+    groups = part.shape[1] * layer.num_groups // layer.num_channels
+    part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+    if scale_and_shift is not None:
+        scale, shift = scale_and_shift
+        h, w = scale.shape[-2:]
+        cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
+        cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
+    return F.silu(part, inplace=True)
 
 
 def _spread_in_time(latents, frames):
@@ -277,30 +350,51 @@ def _spread_in_time(latents, frames):
     return torch.cat((first, rest.repeat_interleave((frames - 1) // rest.shape[2], dim=2)), dim=2)
 
 
-def _upsample(layer, frames):
+def _upsample(layer, pieces, run):
     """Twice the size and, where the layer says so, twice the frames; of an odd number the first stays single."""
-    single = len(frames) % 2
-    larger = _sample(lambda frame: layer.conv(F.interpolate(frame, scale_factor=2.0)), frames, 4)
+    larger = _sample(lambda images: _convolve(layer.conv, F.interpolate(images, scale_factor=2.0)), pieces, 4, run)
     if not layer.compress_time:
-        return larger
-    return larger[:single] + [copy for frame in larger[single:] for copy in (frame, frame.clone())]
+        return [piece.contiguous() for piece in larger]
+    count = sum(piece.shape[2] for piece in larger)
+    if len(larger) == 1:
+        return [larger[0].index_select(2, torch.arange(count % 2, 2 * count, device=larger[0].device) // 2)]
+    return larger[: count % 2] + [copy for frame in larger[count % 2 :] for copy in (frame, frame.clone())]
 
 
-def _downsample(layer, frames):
+def _downsample(layer, pieces, run):
     """Half the size and, where the layer says so, half the frames; of an odd number the first stays as it is."""
     if layer.compress_time:
-        first = [frames.pop(0)] if len(frames) % 2 else []
-        frames = first + [torch.stack(pair).mean(0) for pair in zip(frames[::2], frames[1::2], strict=True)]
-    return _sample(lambda frame: layer.conv(F.pad(frame, (0, 1, 0, 1))), frames, 1)
+        pieces = _halved(pieces)
+    smaller = _sample(lambda images: _convolve(layer.conv, F.pad(images, (0, 1, 0, 1))), pieces, 1, run)
+    return [piece.contiguous() for piece in smaller]
 
 
-def _sample(sample, frames, growth):
-    """A function of single frames over as many at once as a chunk holds. Consumes the frames."""
-    at_once = max(1, CHUNK_VALUES // (growth * frames[0].numel()))
+def _halved(pieces):
+    """Means of two frames each; of an odd number the first stays as it is. Consumes the pieces."""
+    if len(pieces) == 1:
+        first, pairs = pieces[0].tensor_split([pieces[0].shape[2] % 2], dim=2)
+        pairs = pairs.unflatten(2, (-1, 2)).mean(3)
+        return [torch.cat((first, pairs), dim=2) if first.shape[2] else pairs]
+    first = [pieces.pop(0)] if len(pieces) % 2 else []
+    return first + [
+        torch.cat(pair, dim=2).mean(2, keepdim=True) for pair in zip(pieces[::2], pieces[1::2], strict=True)
+    ]
+
+
+def _sample(sample, pieces, growth, run):
+    """A function of images over as many frames at once as a chunk holds. Consumes the pieces."""
+    if len(pieces) == 1 and growth * pieces[0].numel() <= run.chunk:
+        piece = pieces.pop()
+        return [
+            rearrange(sample(rearrange(piece, "b c t h w -> (b t) c h w")), "(b t) c h w -> b c t h w", b=len(piece))
+        ]
+    frames = _frames(pieces)
+    pieces.clear()
+    at_once = max(1, run.chunk // (growth * frames[0].numel()))
     sampled = []
     while frames:
-        part = frames[:at_once]
+        part = [frame.squeeze(2) for frame in frames[:at_once]]
         del frames[:at_once]
         # Copies, for a frame to be freed alone.
-        sampled += [frame.clone() for frame in sample(torch.cat(part)).split(len(part[0]))]
+        sampled += [frame.unsqueeze(2).clone() for frame in sample(torch.cat(part)).split(len(part[0]))]
     return sampled

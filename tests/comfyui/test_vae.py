@@ -8,9 +8,15 @@ import comfy.model_management
 import comfy.sd
 import pytest
 import torch
-from consisid_pack.consisid_core.comfyui.vae import decode_memory, encode_memory
-from consisid_pack.consisid_core.dev.memory_count import vae_peak
-from consisid_pack.consisid_core.model.vae import CogVideoXVAE
+from consisid_pack.consisid_core.comfyui.vae import (
+    CHUNKS_HELD,
+    LARGEST_CHUNK,
+    chunk_values,
+    decode_memory,
+    encode_memory,
+)
+from consisid_pack.consisid_core.dev.memory_count import MemoryCounter, vae_peak
+from consisid_pack.consisid_core.model.vae import CHUNK_VALUES, CogVideoXVAE
 from helpers.oracle import build_reference_vae
 
 import nodes as comfyui_nodes
@@ -101,6 +107,34 @@ def test_encode_estimate_covers_the_counted_peak(size):
 
 def test_a_whole_video_takes_less_than_five_gib_to_decode():
     assert released_peak("decode", (1, 16, 13, 60, 90)) < 5 * 2**30
+
+
+@pytest.mark.parametrize("gib", [0, 1, 6, 12, 70])
+def test_chunks_fill_half_of_what_is_free(monkeypatch, gib):
+    latents = torch.empty(1, 16, 13, 60, 90, device="meta", dtype=torch.bfloat16)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: gib * 2**30)
+    chunk, needed = chunk_values(latents, decode_memory), decode_memory(latents.shape, latents.dtype)
+    assert CHUNK_VALUES <= chunk <= LARGEST_CHUNK
+    added = (chunk - CHUNK_VALUES) * CHUNKS_HELD * 2
+    if gib * 2**30 <= needed:
+        assert chunk == CHUNK_VALUES
+    else:
+        assert added == pytest.approx((gib * 2**30 - needed) / 2, rel=1e-3) or chunk == LARGEST_CHUNK
+        with torch.device("meta"):
+            net = CogVideoXVAE().to(torch.bfloat16)
+        with MemoryCounter() as counted, torch.inference_mode():
+            net.decode(latents, chunk)
+        assert counted.peak <= needed + added
+
+
+@torch.inference_mode()
+def test_the_loaded_vae_asks_what_is_free(vae, monkeypatch):
+    free, plain = [], comfy.model_management.get_free_memory
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *args: free.append(0) or plain(*args))
+    latents = torch.randn(1, 16, 2, 4, 4)
+    vae.first_stage_model.decode(latents)
+    vae.first_stage_model.encode(torch.zeros(1, 3, 5, 32, 32))
+    assert len(free) == 2
 
 
 @contextmanager

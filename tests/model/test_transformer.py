@@ -19,6 +19,7 @@ from helpers.oracle import (
     reference_rotary,
     relative_error,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 @torch.inference_mode()
@@ -313,3 +314,27 @@ def test_blocks_can_be_checkpointed(place):
         ours.transformer_blocks[i] = checkpoint_wrapper(block, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
     for name, gradient in gradients().items():
         torch.testing.assert_close(gradient, plain[name], rtol=0, atol=0)
+
+
+@torch.inference_mode()
+def test_a_forward_never_waits_for_the_device():
+    """A value that the processor reads of a tensor would stop it until the accelerator has computed it."""
+    net = build_ours(build_reference(**TRANSFORMERS["learned table, interval 2"]))
+    config, read = net.config, []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            read.append(func.overloadpacket)
+            return func(*args, **(kwargs or {}))
+
+    inputs = (
+        torch.randn(2, config.in_channels, 3, 8, 14),
+        torch.tensor([500, 20]),
+        torch.randn(2, config.max_text_length, config.text_embed_dim),
+        torch.randn(2, 32, config.facial_extractor.output_dim),
+    )
+    with Reads():
+        net(*inputs, identity_scale=torch.tensor([1.0, 0.5]))
+    aten = torch.ops.aten
+    assert {aten.linear, aten.addmm, aten.mm} & set(read)
+    assert not {aten._local_scalar_dense, aten.nonzero, aten.equal, aten.is_nonzero} & set(read)

@@ -43,6 +43,38 @@ def test_strips_and_channel_groups_equal_diffusers(net, reference, monkeypatch):
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("chunk_values", [2**13, 2**16, 2**18, 2**30])
+def test_chunks_of_any_size_give_the_same(net, chunk_values):
+    """From strips of rows and single frames over a mixture to all frames at once."""
+    latents, pixels = torch.randn(1, 16, 3, 4, 6), torch.rand(1, 3, 11, 32, 48) * 2 - 1
+    for run, x in ((net.decode, latents), (net.encode, pixels)):
+        torch.testing.assert_close(run(x, chunk_values), run(x), rtol=0, atol=ROUNDING)
+
+
+@torch.inference_mode()
+def test_a_chunk_that_holds_all_copies_nothing_but_windows(net):
+    """Every join of frames stands before a convolution, or joins the batches at the end."""
+    causal = [layer for layer in net.decoder.modules() if isinstance(layer, vae_module.CausalConv)]
+    convolutions = sum(layer.conv.kernel_size[0] == 3 for layer in causal)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        net.decode(torch.randn(1, 16, 2, 4, 4), 2**30)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["aten::cat"] == convolutions + 1
+    assert "aten::stack" not in calls and "aten::copy_" in calls
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_equals_float32_to_its_rounding(reference, dtype):
+    net = CogVideoXVAE(**infer_vae_config({name: tensor.shape for name, tensor in reference.state_dict().items()}))
+    net.load_state_dict(reference.state_dict())
+    latents = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    expected = net.decode(latents)
+    error = relative_error(net.to(dtype).decode(latents.to(dtype)).float(), expected)
+    assert error <= 40 * torch.finfo(dtype).eps, error
+
+
+@torch.inference_mode()
 def test_posterior_equals_diffusers(net, reference):
     pixels = torch.rand(2, 3, 9, 32, 48) * 2 - 1
     expected = reference.encode(pixels).latent_dist
