@@ -106,9 +106,8 @@ class Run:
     async def _run(self, graph, photos):
         async with self._session() as session:
             await demo.wait_until_ready(self.server, session)
-            await demo.check_nodes(self.server, session)
             for name, pixels in photos.items():
-                content = pixels if isinstance(pixels, bytes) else _png(pixels)
+                content = pixels if isinstance(pixels, bytes) else png(pixels)
                 assert await demo.upload(session, name, content) == name
             prompt_id = await demo.execute(self.server, session, graph)
             has_video = any(node["class_type"] == "SaveVideo" for node in graph.values())
@@ -117,7 +116,8 @@ class Run:
                 return (await response.json())[prompt_id]["outputs"], video
 
 
-def _png(pixels):
+def png(pixels):
+    """The bytes of a PNG file of uint8 [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
