@@ -52,16 +52,17 @@ def checkpoint_files(path: Path | str) -> tuple[list[Path], dict]:
     """The weight files of a checkpoint.
 
     Args:
-        path: a file, or a folder of shards with an index.
+        path: a file, a folder of shards with an index, or a folder of one file as the libraries save small nets.
 
     Returns:
         (files, the config of diffusers or transformers, or {}).
 
     Raises:
-        ConsisIDError: for a single shard, a folder without an index, an unreadable index or config, a missing shard,
-            or one outside the folder.
+        ConsisIDError: for a single shard, shards without an index, an unreadable index or config, a missing shard, or
+            one outside the folder.
     """
     path = Path(path)
+    path = _whole_net(path) or path
     if not path.is_dir():
         if _SHARD.search(path.name):
             raise ConsisIDError(
@@ -84,7 +85,7 @@ def checkpoint_files(path: Path | str) -> tuple[list[Path], dict]:
 
 
 def check_index(folder: Path, homes: Mapping[str, str]) -> None:
-    """Compare a folder of shards with its index.
+    """Compare a folder of shards with its index; a folder of one file needs none.
 
     Args:
         folder: of `checkpoint_files`.
@@ -93,6 +94,8 @@ def check_index(folder: Path, homes: Mapping[str, str]) -> None:
     Raises:
         ConsisIDError: parameters are not in the file that the index names.
     """
+    if _whole_net(folder):
+        return
     index = _index_of(folder)
     stated = _weight_map(index)
     wrong = sorted(name for name in stated.keys() | homes.keys() if stated.get(name) != homes.get(name))
@@ -101,6 +104,14 @@ def check_index(folder: Path, homes: Mapping[str, str]) -> None:
             f"{index} does not fit its shards: {len(wrong)} parameters are not in the file that it names "
             f"({', '.join(wrong[:3])}). Download the folder again."
         )
+
+
+def _whole_net(folder):
+    """The file of a folder in which a library saved a net that is too small for shards, or None."""
+    files = [file for file in folder.glob("*") if file.suffix.lower() in SAFETENSORS]
+    if len(files) != 1 or files[0].stem not in _LIBRARY_STEMS or any(folder.glob("*.index.json")):
+        return None
+    return files[0] if (folder / "config.json").is_file() else None
 
 
 def _index_of(folder):

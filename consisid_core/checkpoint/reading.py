@@ -52,7 +52,7 @@ def read_checkpoint(
     Quantisation that ComfyUI notes in a file's metadata comes as its `<layer>.comfy_quant` tensors.
 
     Args:
-        path: a weight file, or a folder of shards with an index.
+        path: a weight file, or a folder as `checkpoint_files` takes it.
         read_file: another library's reader, such as ComfyUI's; by default safetensors' and torch's, which map files.
         on_unpacked: called with the number of tensors unpacked from a GGUF file and of all; it may raise.
 

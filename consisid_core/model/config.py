@@ -92,6 +92,8 @@ class TransformerConfig:
     def __post_init__(self):
         if self.injection not in INJECTIONS:
             raise ConsisIDError(f"injection {self.injection!r} is none of {', '.join(INJECTIONS)}.")
+        if self.cross_attn_interval < 1:
+            raise ConsisIDError(f"cross_attn_interval {self.cross_attn_interval} must be 1 or more.")
 
     @property
     def hidden_dim(self) -> int:

@@ -84,16 +84,28 @@ def build_net(config: TrainingConfig) -> ConsisIDTransformer:
     Weights that no file gives are drawn from the run's seed.
 
     Raises:
-        ConsisIDError: the file is missing, damaged, no transformer, quantised, or does not fit `[net]`.
+        ConsisIDError: the file is missing, damaged, no transformer, quantised, or does not fit `[net]`, or the blocks
+            are no whole intervals of the identity's attention.
     """
     file = config.weights.transformer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         net = _read_net(file, config.net) if file else _new_net(net_config(TransformerConfig(), config.net))
+        _check_intervals(net.config)
         _check_halves(net.config, config)
         if config.lora.rank:
             add_lora(net, config.lora)
     return net
+
+
+def _check_intervals(net):
+    """The reference rounds the number of attentions down, and lacks one where its last blocks begin an interval."""
+    layers, interval = net.num_layers, net.cross_attn_interval
+    if layers % interval:
+        raise ConsisIDError(
+            f"num_layers {layers} is no multiple of cross_attn_interval {interval}, in whose first block the identity "
+            f"is attended. Set num_layers = {layers - layers % interval or interval}, or another interval, in [net]."
+        )
 
 
 def _check_halves(net, config):

@@ -44,6 +44,20 @@ def test_config_beside_one_file_of_transformers(tmp_path):
     assert checkpoint_files(tmp_path / "model.safetensors") == ([tmp_path / "model.safetensors"], {"num_layers": 2})
 
 
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.safetensors", "model.safetensors"])
+def test_a_folder_of_one_file_needs_no_index(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(ConsisIDError, match="holds 0 index files"):  # Without its config it is no library's.
+        checkpoint_files(tmp_path)
+    (tmp_path / "config.json").write_text('{"num_layers": 2}')
+    assert checkpoint_files(tmp_path) == ([tmp_path / name], {"num_layers": 2})
+    check_index(tmp_path, {"a": name})
+    (tmp_path / SHARDS[0]).touch()
+    for check in (checkpoint_files, lambda folder: check_index(folder, {"a": name})):
+        with pytest.raises(ConsisIDError, match="holds 0 index files"):
+            check(tmp_path)
+
+
 def test_index_that_does_not_fit(folder):
     check_index(folder, {"a": SHARDS[0], "b": SHARDS[1]})
     with pytest.raises(ConsisIDError, match=r"index\.json does not fit its shards: 2 parameters .*\(b, c\)"):

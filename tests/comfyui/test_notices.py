@@ -21,7 +21,8 @@ from comfy_extras import nodes_custom_sampler
 from consisid_pack.consisid_core.comfyui.notices import count_steps, notices
 from consisid_pack.consisid_core.comfyui.transformer import ConsisIDLatentFormat
 from helpers import ROOT
-from helpers.served import Run, demo
+from helpers.processes import SECONDS
+from helpers.served import Run, decode_one_frame, demo
 from PIL import Image
 from skimage import data
 
@@ -118,7 +119,7 @@ class Client(Run):
         return asyncio.run(self._run(graph, interrupt_at, flags))
 
     async def _run(self, graph, interrupt_at, flags):
-        async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=300)) as session:
+        async with aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=SECONDS)) as session:
             await demo.wait_until_ready(self.server, session)
             buffer = bytes_io.BytesIO()
             Image.fromarray(data.astronaut()).save(buffer, "PNG")
@@ -157,6 +158,7 @@ def test_notices_appear_on_the_node_that_gives_them_and_go_with_their_cause(clie
     ids = {node["_meta"]["title"]: node_id for node_id, node in graph.items()}
     size, prompt, sampler = ids["ConsisIDGlobalIDExtractor"], ids["Prompt"], ids["ConsisIDSampler"]
     graph[sampler]["inputs"]["steps"] = STEPS
+    decode_one_frame(graph)
     sound = json.loads(json.dumps(graph))
     graph[size]["inputs"].update(keypoints=True, length=13)
     graph[prompt]["inputs"]["text"] = "a smile, " * 100 + "<img src=x onerror=alert(1)>"
@@ -192,7 +194,7 @@ def test_notices_appear_on_the_node_that_gives_them_and_go_with_their_cause(clie
 def demo_graph(**sampler):
     graph = json.loads((ROOT / "tests" / "workflows" / "consisid_demo.json").read_text())
     demo.find_node(graph, "ConsisIDSampler")["inputs"].update(steps=2, **sampler)
-    return graph
+    return decode_one_frame(graph)
 
 
 @pytest.mark.parametrize("flags", [None, {}])

@@ -191,8 +191,8 @@ def cut_crops(picture, count, seed, side=224):
 
 @pytest.fixture(scope="session")
 def crops(astronaut, friends):
-    """Twenty crops of one photo and twenty of another."""
-    return cut_crops(astronaut, 20, seed=1), cut_crops(friends, 20, seed=2)
+    """Eight crops of one photo and eight of another."""
+    return cut_crops(astronaut, 8, seed=1), cut_crops(friends, 8, seed=2)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from helpers.evaluation import (
     wait_for_lines,
     write_manifest,
 )
+from helpers.processes import SECONDS
 from PIL import Image
 
 
@@ -100,7 +101,7 @@ def test_interrupted_run_goes_on(run_dir, scored, comfyui, how):
     process = start(run_dir, comfyui)
     wait_for_lines(run_dir, 1, process)
     process.send_signal(how)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=SECONDS)
     assert "Traceback" not in err
     assert "0.0/7 videos" in err
     if how == signal.SIGINT:

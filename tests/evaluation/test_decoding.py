@@ -368,24 +368,24 @@ def test_a_recording_that_breaks_off_is_named(tmp_path, recording, caplog):
 
 
 def test_reading_costs_little_more_than_by_opencv():
-    """Counting decodes every frame once more; the limit is wide, as machines are busy."""
+    """In processor time, whatever else the machine does. Counting decodes every frame once more."""
     path = clip_file("WolfgangLanger_Pexels.mp4")
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_by_opencv(path)) == 472
-    opencv = time.perf_counter() - start
-    start = time.perf_counter()
+    opencv = time.process_time() - start
+    start = time.process_time()
     video = VideoFile(path)
-    counted = time.perf_counter() - start
+    counted = time.process_time() - start
     assert sum(1 for _ in video.frames()) == 472
-    whole = time.perf_counter() - start
+    whole = time.process_time() - start
     positions = frame_positions("paper", 472)
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(list(video.frames(positions))) == 16
-    sixteen = time.perf_counter() - start
-    start = time.perf_counter()
+    sixteen = time.process_time() - start
+    start = time.process_time()
     capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     assert all(capture.set(cv2.CAP_PROP_POS_FRAMES, position) and capture.read()[0] for position in positions)
-    jumps = time.perf_counter() - start
+    jumps = time.process_time() - start
     print(
         f"472 frames of 640x360: OpenCV {opencv:.2f} s; here {whole:.2f} s, of which {counted:.2f} s for their number; "
         f"the paper's 16 frames: OpenCV {jumps:.2f} s, here {sixteen:.2f} s"

@@ -4,10 +4,10 @@ import json
 import os
 import shutil
 import signal
-import time
 
 from consisid_pack.consisid_core.evaluation.results import Results
 from helpers.evaluation import FAILED, ROWS, read_lines, results_files, run, start, wait_for_lines, write_manifest
+from helpers.processes import SECONDS, wait_until
 
 
 def test_damaged_line_costs_its_video_only(scored, comfyui, tmp_path, caplog):
@@ -85,7 +85,7 @@ def test_two_processes_share_a_run(run_dir, scored, comfyui):
     wait_for_files(run_dir, 2, second)
     os.kill(first.pid, signal.SIGCONT)
     processes = [first, second]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
     assert not any("Traceback" in error or "computed anew" in error for error in errors), errors
     assert [process.returncode for process in processes] == [1, 1]
     assert len(results_files(run_dir)) == 2
@@ -98,7 +98,7 @@ def test_a_process_goes_on_where_another_was_killed(run_dir, scored, comfyui):
     wait_for_lines(run_dir, 1, killed)
     killed.kill()
     killed.communicate()
-    _, error = other.communicate(timeout=300)
+    _, error = other.communicate(timeout=SECONDS)
     assert other.returncode == 1 and "Traceback" not in error
     check_complete(run_dir, scored)
     # Its file is the next one's.
@@ -109,9 +109,7 @@ def test_a_process_goes_on_where_another_was_killed(run_dir, scored, comfyui):
 
 def wait_for_files(folder, count, process):
     """Until so many processes have a file of results."""
-    while len(results_files(folder)) < count:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+    wait_until(lambda: len(results_files(folder)) >= count, process)
 
 
 def check_complete(folder, scored):

@@ -8,6 +8,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+from helpers.processes import SECONDS
+
 TEMPLATES = "//button[@aria-label='Templates']"
 NEW_WORKFLOW = "//button[@aria-label='Create a new blank workflow']"
 FIT_VIEW = "//button[starts-with(@aria-label, 'Fit View')]"
@@ -89,22 +91,34 @@ class Page:
     def __init__(self, programs, url):
         options = webdriver.ChromeOptions()
         options.binary_location, driver = programs
-        for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1900,1100", "lang=en"):
+        # Without a graphics card and what moves between two states, which a processor draws slowly.
+        drawing = ("disable-gpu", "force-prefers-reduced-motion")
+        for argument in (
+            "headless=new",
+            "no-sandbox",
+            "disable-dev-shm-usage",
+            "window-size=1900,1100",
+            "lang=en",
+            *drawing,
+        ):
             options.add_argument(f"--{argument}")
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        # Hundreds of moving pictures of ComfyUI's own templates would take longer to draw than all that is tested.
+        self.driver.execute_cdp_cmd("Network.enable", {})
+        self.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/templates/*.webp"]})
         self.url = url
 
     def js(self, script, *arguments):
         return self.driver.execute_script(script, *arguments)
 
-    def wait(self, script, what, seconds=60):
+    def wait(self, script, what):
         """Waits until the script's value is true, and returns it."""
-        waiting = WebDriverWait(self.driver, seconds, poll_frequency=0.2)
-        return waiting.until(lambda _: self.js(script), f"{what}: not within {seconds} s")
+        waiting = WebDriverWait(self.driver, SECONDS, poll_frequency=0.2)
+        return waiting.until(lambda _: self.js(script), f"{what}: not within {SECONDS} s")
 
     def click(self, xpath):
         """Clicks the first visible match, again if the page redraws it under the mouse."""
-        waiting = WebDriverWait(self.driver, 60, 0.2, ignored_exceptions=[WebDriverException, StopIteration])
+        waiting = WebDriverWait(self.driver, SECONDS, 0.2, ignored_exceptions=[WebDriverException, StopIteration])
 
         def clicked(driver):
             next(element for element in driver.find_elements(By.XPATH, xpath) if element.is_displayed()).click()
@@ -114,8 +128,9 @@ class Page:
 
     def open(self):
         """Loads the page anew, with an empty graph and nothing left of what was done in it before."""
-        self.driver.get(self.url)
-        self.js("localStorage.clear(); sessionStorage.clear()")
+        # Loading takes many seconds, so it is not done once more to be allowed to clear the page's storage.
+        stored = {"origin": self.url, "storageTypes": "all"}
+        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", stored)
         self.driver.get(self.url)
         self.wait("return !!window.app?.graph && 'ConsisIDSampler' in LiteGraph.registered_node_types", "the page")
         self.js(PREPARE)
@@ -141,7 +156,8 @@ class Page:
             self.js(SHOW_TEMPLATE, next((name for name in sizes if drawn.get(name) != sizes[name]), None))
             return drawn == sizes
 
-        WebDriverWait(self.driver, 60, poll_frequency=0.5).until(all_drawn, f"not these template pictures: {sizes}")
+        waiting = WebDriverWait(self.driver, SECONDS, poll_frequency=0.5)
+        waiting.until(all_drawn, f"not these template pictures: {sizes}")
 
     def open_template(self, name):
         self.open_templates()
@@ -170,7 +186,7 @@ class Page:
 
     def upload_photo(self, file):
         """Clicks the upload button of Load Image and chooses the file."""
-        waiting = WebDriverWait(self.driver, 60, poll_frequency=1)
+        waiting = WebDriverWait(self.driver, SECONDS, poll_frequency=1)
 
         def asked(driver):
             if driver.find_elements(By.CSS_SELECTOR, "input[data-asked]"):
@@ -198,9 +214,9 @@ class Page:
     def seen(self, kind):
         return [event for event in self.js("return window.seen") if event["kind"] == kind]
 
-    def wait_for_end(self, seconds=300):
+    def wait_for_end(self):
         """Waits until the run has ended; returns its last event."""
-        return self.wait("return window.seen.find((event) => event.kind.startsWith('execution_'))", "the end", seconds)
+        return self.wait("return window.seen.find((event) => event.kind.startsWith('execution_'))", "the end")
 
     def pictures(self, node_type):
         """Addresses of the pictures that are drawn on the nodes of this type."""
@@ -218,7 +234,7 @@ class Page:
             const text = node.widgets.find((widget) => widget.name === '$$node-text-preview')?.value;
             return !!text?.startsWith(arguments[1]);
         """
-        waiting = WebDriverWait(self.driver, 60, poll_frequency=0.2)
+        waiting = WebDriverWait(self.driver, SECONDS, poll_frequency=0.2)
         waiting.until(lambda _: self.js(script, node_type, beginning), f"no {beginning!r} on {node_type}")
 
     def play_video(self):

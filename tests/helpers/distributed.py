@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import socket
 
+from helpers.processes import SECONDS
+
 
 def run_two(config_file, run_dir):
     """Run two processes, told who they are as launchers tell them."""
@@ -21,7 +23,7 @@ def run_two(config_file, run_dir):
     for one in processes:
         one.start()
     for one in processes:
-        one.join(timeout=120)
+        one.join(timeout=SECONDS)
     assert [one.exitcode for one in processes] == [0, 0]
 
 

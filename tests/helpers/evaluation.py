@@ -5,7 +5,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from consisid_pack.consisid_core.evaluation.__main__ import main
 from consisid_pack.consisid_core.evaluation.video import FrameBatch
 
 from helpers import ROOT
+from helpers.processes import wait_until
 from helpers.videos import batch
 from helpers.weights_command import environment
 
@@ -72,11 +72,7 @@ def start(folder, comfyui):
 
 
 def wait_for_lines(folder, count, process):
-    deadline = time.monotonic() + 180
-    while sum(file.read_bytes().count(b"\n") for file in results_files(folder)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: sum(file.read_bytes().count(b"\n") for file in results_files(folder)) >= count, process)
 
 
 class OneLook:

@@ -12,6 +12,7 @@ from PIL import Image
 from skimage import data
 
 from helpers import ROOT
+from helpers.processes import SECONDS
 
 sys.path.append(str(ROOT / "scripts"))
 import demo  # noqa: E402
@@ -36,12 +37,28 @@ def link_released_names(models_dir, folder):
                 path.symlink_to(target, target_is_directory=target.is_dir())
 
 
+def decode_one_frame(graph):
+    """Cuts off all but the first latent frame before the VAE, where the video is not looked at: decoding takes longest.
+
+    Returns the graph.
+    """
+    decode = demo.find_node(graph, "VAEDecode")["inputs"]
+    graph["cut"] = {
+        "class_type": "LatentCut",
+        "inputs": {"samples": decode["samples"], "dim": "t", "index": 0, "amount": 1},
+        "_meta": {"title": "Cut"},
+    }
+    decode["samples"] = ["cut", 0]
+    return graph
+
+
 class Run:
     """The server, with base as its base directory and models_dir as its models folder."""
 
     def __init__(self, base, models_dir):
         self.base = base
         demo.BASE = base
+        demo.START_SECONDS = SECONDS
         demo.make_base_directory()
         (base / "models").rmdir()
         (base / "models").symlink_to(models_dir)
@@ -84,14 +101,13 @@ class Run:
         return np.stack([np.array(Image.open(file)) for file in files])
 
     def _session(self):
-        return aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=600))
+        return aiohttp.ClientSession(self.server.url, timeout=aiohttp.ClientTimeout(total=SECONDS))
 
     async def _run(self, graph, photos):
         async with self._session() as session:
             await demo.wait_until_ready(self.server, session)
-            await demo.check_nodes(self.server, session)
             for name, pixels in photos.items():
-                content = pixels if isinstance(pixels, bytes) else _png(pixels)
+                content = pixels if isinstance(pixels, bytes) else png(pixels)
                 assert await demo.upload(session, name, content) == name
             prompt_id = await demo.execute(self.server, session, graph)
             has_video = any(node["class_type"] == "SaveVideo" for node in graph.values())
@@ -100,7 +116,8 @@ class Run:
                 return (await response.json())[prompt_id]["outputs"], video
 
 
-def _png(pixels):
+def png(pixels):
+    """The bytes of a PNG file of uint8 [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from functools import cache
 
 import av
 import numpy as np
@@ -12,6 +13,7 @@ from skimage import data
 from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
 from helpers import ROOT
+from helpers.served import png
 
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 NEWER_NODES = {
@@ -30,7 +32,8 @@ def _numbers(version):
     return [int(part) for part in version.split(".")]
 
 
-# Decoding takes most of a run, so that these, which show nothing more in 17 frames, make few.
+# Decoding takes most of a run, so that videos are small, and those that show nothing more in 17 frames have few.
+WIDTH, HEIGHT = 96, 64
 _SHORT = ("identity_report", "identity_to_video", "ksampler", "low_memory", "several_photos", "text_to_video")
 
 
@@ -46,13 +49,14 @@ def needs_newer(name):
 
 
 def photos():
-    """Three photos of one person: the astronaut, cropped, and mirrored and darker."""
+    """PNG files of three photos of one person: the astronaut, cropped, and mirrored and darker."""
     astronaut = data.astronaut()
-    return {
+    pictures = {
         "portrait.png": astronaut,
         "portrait_2.png": astronaut[:384, 40:424],
         "portrait_3.png": (astronaut[:, ::-1] * 0.8).astype(np.uint8),
     }
+    return {name: png(picture) for name, picture in pictures.items()}
 
 
 def clip(pictures):
@@ -74,8 +78,9 @@ def camera_pan():
     return [np.ascontiguousarray(astronaut[:200, 4 * i : 4 * i + 300]) for i in range(20)]
 
 
+@cache
 def input_files():
-    """{file name: pixels, or the bytes of a video} of what the templates load."""
+    """{file name: its bytes} of what the templates load."""
     return {**photos(), "clip.mp4": clip(camera_pan())}
 
 

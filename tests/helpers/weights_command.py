@@ -13,6 +13,7 @@ import pytest
 from consisid_pack.consisid_core.weights.__main__ import main
 
 from helpers import ROOT
+from helpers.processes import SECONDS
 
 _AS_A_USER = ["-m", "consisid_core.weights"]
 # The same with every sleep a hundredth as long: huggingface_hub waits 23 seconds in all before it gives up.
@@ -44,12 +45,12 @@ def start(*arguments, hurried=False, **options):
     )
 
 
-def run(*arguments, answer=None, timeout=240, **options):
+def run(*arguments, answer=None, **options):
     """(exit code, standard output, standard error). A stack trace is a failure whatever the code."""
     if answer is not None:
         options["stdin"] = subprocess.PIPE
     process = start(*arguments, **options)
-    out, err = process.communicate(answer, timeout=timeout)
+    out, err = process.communicate(answer, timeout=SECONDS)
     assert "Traceback" not in out + err, err
     return process.returncode, out, err
 

@@ -52,3 +52,8 @@ def test_the_table_of_plans_says_what_the_plans_are():
 def test_a_place_that_is_none_is_refused():
     with pytest.raises(ConsisIDError, match="injection 'middle' is none of block_output, between"):
         dataclasses.replace(TransformerConfig(), injection="middle")
+
+
+def test_an_interval_of_no_blocks_is_refused():
+    with pytest.raises(ConsisIDError, match="cross_attn_interval 0 must be 1 or more"):
+        TransformerConfig(cross_attn_interval=0)

@@ -16,7 +16,6 @@ from consisid_pack.consisid_core.comfyui.evaluation import ResidentModels
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation.plots import THEMES
 from consisid_pack.consisid_core.types import GlobalID, LocalID
-from helpers.interpreter import run_python
 from helpers.pictures import frames, package_file
 from helpers.random_nets import random_inception
 
@@ -384,7 +383,7 @@ def test_nodes_show_their_plots(node_classes, models, man):
         assert len(shown) == 1 and shown[0]["type"] == "temp"
 
 
-def test_start_up_and_plots_leave_no_trace(models_dir):
+def test_start_up_and_plots_leave_no_trace(models_dir, run_python):
     """Start-up imports nothing that only measuring needs, of what ComfyUI has not imported itself; plots leave
     matplotlib's settings and pyplot alone, which insightface imports."""
     output = run_python(f"""

@@ -7,7 +7,6 @@ import os
 import pytest
 from comfy_api.latest import io
 from helpers import ROOT
-from helpers.interpreter import run_python
 from helpers.signatures import SIGNATURES, sockets
 
 GRAPHS = sorted((ROOT / "tests" / "workflows").glob("*.json"))
@@ -113,7 +112,7 @@ def test_weight_combos_offer_no_saved_identities(node_classes, models_dir):
     assert not any("anna" in name for names in options.values() for name in names)
 
 
-def test_start_up_is_fast_and_imports_nothing_heavy():
+def test_start_up_is_fast_and_imports_nothing_heavy(run_python):
     output = run_python("""
 before = set(sys.modules)
 start = time.process_time()  # Of this process, whatever else the machine does.
@@ -128,7 +127,7 @@ print(seconds, *sorted(heavy & (set(sys.modules) - before)))
 
 
 @pytest.mark.parametrize("missing", ["insightface", "onnxruntime", "timm"])
-def test_a_missing_library_disables_only_the_face_models(missing, models_dir):
+def test_a_missing_library_disables_only_the_face_models(missing, models_dir, run_python):
     arguments = {
         "insightface_pack": "consisid_demo",
         "face_parsing": "consisid_demo/parsing_bisenet.pth",

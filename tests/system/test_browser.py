@@ -16,8 +16,10 @@ from helpers import ROOT
 from helpers.browser import IN_DIALOG, Page
 from helpers.served import Run, demo, link_released_names
 from helpers.templates import (
+    HEIGHT,
     NEWER_NODES,
     TEMPLATES,
+    WIDTH,
     drawn,
     frame_count,
     input_files,
@@ -34,8 +36,9 @@ CANCELLED_STEPS = 500
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, models_dir):
-    """A server that has the photos of the templates, and the tiny files under the released ones' names too."""
+def server(tmp_path_factory, models_dir):
+    """A server that has made nothing before, with the photos of the templates, and the tiny files under the released
+    ones' names too."""
     base = tmp_path_factory.mktemp("server")
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
@@ -45,18 +48,17 @@ def served(tmp_path_factory, models_dir):
     write_enlarging_models(models)
     with Run(base, models) as run:
         for name, content in input_files().items():
-            file = base / "input" / name
-            file.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(content).save(file)
+            (base / "input" / name).write_bytes(content)
         run.object_info()
         yield run
 
 
 @pytest.fixture(scope="module")
-def browser(served):
+def browser(server):
     programs = demo.environment.find_browser()
     if programs is None:
         pytest.skip("no Chrome or Chromium with a chromedriver of its version (Debian: chromium, chromium-driver)")
-    page = Page(programs, served.server.url)
+    page = Page(programs, server.server.url)
     yield page
     page.driver.quit()
 
@@ -91,14 +93,14 @@ def check_graph(shown, workflow, is_older=False):
 
 
 def shrink(page, seed=0, length=5):
-    """Two steps, in the size that the tiny weights were made for. Most of a run is the decoding of its frames."""
-    page.set_widgets("ConsisIDGlobalIDExtractor", width=240, height=160, length=length)
+    """Two steps of few small frames."""
+    page.set_widgets("ConsisIDGlobalIDExtractor", width=WIDTH, height=HEIGHT, length=length)
     for sampler in ("ConsisIDSampler", "KSampler"):
         page.set_widgets(sampler, steps=2, seed=seed)
-    page.set_widgets("VAEDecodeTiled", tile_size=128)
+    page.set_widgets("VAEDecodeTiled", tile_size=64)
     page.set_widgets("ContextWindowsManual", context_length=3, context_overlap=1)
     page.set_widgets("ImageFromBatch", length=17)
-    page.set_widgets("ImageScale", width=240, height=160)
+    page.set_widgets("ImageScale", width=WIDTH, height=HEIGHT)
 
 
 def run_to_the_end(page):
@@ -122,8 +124,8 @@ def save_identity(page):
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if not needs_newer(name)])
-def test_template_opens_and_runs(page, served, name):
-    identity = served.base / "models" / "consisid" / "identities" / "portrait.safetensors"
+def test_template_opens_and_runs(page, server, name):
+    identity = server.base / "models" / "consisid" / "identities" / "portrait.safetensors"
     if name == "consisid_identity_to_video" and not identity.is_file():
         save_identity(page)
         page.open()
@@ -138,10 +140,10 @@ def test_template_opens_and_runs(page, served, name):
         assert pixels(page.pictures("ConsisIDSaveIdentity")[0]).shape == (512, 512, 3)
     elif name == "consisid_smooth_and_large":
         _, *size, seconds = page.play_video()
-        assert size == [480, 320] and seconds == pytest.approx(49 / 24, abs=0.05)
+        assert size == [2 * WIDTH, 2 * HEIGHT] and seconds == pytest.approx(49 / 24, abs=0.05)
     else:
         _, *size, seconds = page.play_video()
-        assert size == [240, 160] and seconds == pytest.approx(length / 8, abs=0.05)
+        assert size == [WIDTH, HEIGHT] and seconds == pytest.approx(length / 8, abs=0.05)
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if needs_newer(name)])
@@ -190,12 +192,12 @@ def test_photo_is_uploaded_and_its_face_shown(page, tmp_path):
     page.play_video()
 
 
-def test_cancelled_in_the_middle_and_run_again(page, served):
+def test_cancelled_in_the_middle_and_run_again(page):
     page.open_template("consisid_demo")
     page.set_widgets("ConsisIDSampler", steps=CANCELLED_STEPS, seed=2)
     page.run()
     sampling = f"return seen.some((event) => event.max === {CANCELLED_STEPS} && event.value >= 2)"
-    page.wait(sampling, "the second step", 120)
+    page.wait(sampling, "the second step")
     page.cancel()
     assert page.wait_for_end()["kind"] == "execution_interrupted"
     assert max(event["value"] for event in page.seen("progress")) < CANCELLED_STEPS

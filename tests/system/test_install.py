@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import ROOT
+from helpers.processes import SECONDS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -127,9 +128,9 @@ def comfyui_packages():
     return found
 
 
-@pytest.fixture
-def comfyui(tmp_path):
-    """An environment with ComfyUI's packages as they are installed here, and nothing of this pack's."""
+@pytest.fixture(scope="module")
+def package_index():
+    """Skips what asks pip where it reaches no package index."""
     asked = subprocess.run(
         [sys.executable, "-m", "pip", "--retries", "1", "--timeout", "20", "index", "versions", "timm"],
         capture_output=True,
@@ -139,6 +140,11 @@ def comfyui(tmp_path):
         pytest.skip(
             f"NOT TESTED what an installation moves: pip reaches no package index ({asked.stderr.strip()[-200:]})"
         )
+
+
+@pytest.fixture
+def comfyui(package_index, tmp_path):
+    """An environment with ComfyUI's packages as they are installed here, and nothing of this pack's."""
     environment = Environment(tmp_path / "venv")
     for name, distribution in comfyui_packages().items():
         extras = distribution.metadata.get_all("Provides-Extra") or []
@@ -238,7 +244,7 @@ def server(archive, tmp_path_factory):
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=os.environ["COMFYUI_PATH"], stdout=output, stderr=subprocess.STDOUT)
     try:
-        for _ in range(300):
+        for _ in range(1200):
             with contextlib.suppress(OSError):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/system_stats").close()
                 break
@@ -249,7 +255,7 @@ def server(archive, tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(SECONDS)
 
 
 def fetched(url):

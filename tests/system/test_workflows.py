@@ -11,7 +11,18 @@ from consisid_pack.consisid_core.face.identity_file import read_identity
 from consisid_pack.consisid_core.weights.parts import PARTS, REPOSITORY
 from helpers import ROOT
 from helpers.served import demo
-from helpers.templates import NEWER_NODES, TEMPLATES, camera_pan, clip, drawn, frame_count, input_files, needs_newer
+from helpers.templates import (
+    HEIGHT,
+    NEWER_NODES,
+    TEMPLATES,
+    WIDTH,
+    camera_pan,
+    clip,
+    drawn,
+    frame_count,
+    input_files,
+    needs_newer,
+)
 
 VIDEOS = [name for name in TEMPLATES if name != "consisid_identity_save"]
 NOTES = ("MarkdownNote", "Note")
@@ -28,8 +39,8 @@ OTHER_MODELS = {
     ),
 }
 """Address and folder of models that are not ConsisID's."""
-LENGTHS = {"consisid_smooth_and_large": "49 frames of 480 x 320 at 24 fps"}
-"""What the video of a template measures in test size, if not `frame_count` frames of 240 x 160 at 8 fps."""
+LENGTHS = {"consisid_smooth_and_large": f"49 frames of {2 * WIDTH} x {2 * HEIGHT} at 24 fps"}
+"""What the video of a template measures in test size, if not `frame_count` frames at 8 fps."""
 
 for_each_template = pytest.mark.parametrize("name", TEMPLATES)
 for_each_that_runs = pytest.mark.parametrize("name", [name for name in TEMPLATES if not needs_newer(name)])
@@ -205,17 +216,17 @@ def info(served):
 
 
 def in_test_size(name):
-    """The template with 2 steps, and with the size that the tiny weights were made for."""
+    """The template with 2 steps and few small frames."""
     graph = twin(name)
     for node in graph.values():
         if "steps" in node["inputs"]:
             node["inputs"]["steps"] = 2
         if node["class_type"] == "ConsisIDGlobalIDExtractor":
-            node["inputs"].update(width=240, height=160, length=frame_count(name))
+            node["inputs"].update(width=WIDTH, height=HEIGHT, length=frame_count(name))
         if node["class_type"] == "VAEDecodeTiled":
-            node["inputs"]["tile_size"] = 128
+            node["inputs"]["tile_size"] = 64
         if node["class_type"] == "ImageScale":
-            node["inputs"].update(width=240, height=160)
+            node["inputs"].update(width=WIDTH, height=HEIGHT)
         if node["class_type"] == "ImageFromBatch":
             node["inputs"]["length"] = 17
         if node["class_type"] == "ContextWindowsManual":
@@ -234,7 +245,7 @@ def frames(served, tmp_path_factory):
                 saved(served)
             finished[name], video = served.frames(in_test_size(name), input_files())
             file = demo.save_without_overwriting(tmp_path_factory.mktemp("video"), video)
-            usual = f"{frame_count(name)} frames of 240 x 160 at 8 fps"
+            usual = f"{frame_count(name)} frames of {WIDTH} x {HEIGHT} at 8 fps"
             assert demo.describe_video(file).startswith(LENGTHS.get(name, usual))
         return finished[name]
 
@@ -290,7 +301,7 @@ def test_graph_gives_all_inputs_that_the_server_asks_for(name, info):
 @pytest.mark.parametrize("name", [name for name in VIDEOS if not needs_newer(name)])
 def test_template_makes_a_video(name, frames):
     pictures = frames(name)
-    assert pictures.shape == (frame_count(name), 160, 240, 3) and pictures.std() > 5
+    assert pictures.shape == (frame_count(name), HEIGHT, WIDTH, 3) and pictures.std() > 5
 
 
 def test_identity_is_saved(served):
@@ -364,7 +375,9 @@ def test_video_to_video_starts_from_the_clip(served, frames):
 
 def test_a_clip_that_is_too_short_is_refused(served):
     short = {**input_files(), "clip.mp4": clip(camera_pan()[:10])}
-    with pytest.raises(demo.UserError, match="GLOBAL_ID is made for 240x160, 17 frames, but the latent .* 9 frames"):
+    with pytest.raises(
+        demo.UserError, match=f"GLOBAL_ID is made for {WIDTH}x{HEIGHT}, 17 frames, but the latent .* 9 frames"
+    ):
         served.frames(in_test_size("consisid_video_to_video"), short)
 
 
@@ -375,7 +388,7 @@ def test_enlarged_frames_stay_where_frames_are_put_between_them(served):
         graph[name] = {"class_type": "SaveImage", "inputs": {"images": [node, 0], "filename_prefix": name}}
     outputs, _ = served.outputs(graph, input_files())
     large, smooth = (served.pictures(outputs[name]).astype(int) for name in ("large", "smooth"))
-    assert large.shape == (17, 320, 480, 3) and smooth.shape == (49, 320, 480, 3)
+    assert large.shape == (17, 2 * HEIGHT, 2 * WIDTH, 3) and smooth.shape == (49, *large.shape[1:])
     assert np.array_equal(smooth[::3], large) and large.std() > 5
     between = np.abs(smooth[1::3] - large[:-1]).mean(axis=(1, 2, 3))
     assert between.min() > 0.1, between

@@ -10,12 +10,12 @@ from consisid_pack.consisid_core.training.claims import claimed
 from helpers import ROOT
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from consisid_core.training.claims import claimed
 with claimed(Path(sys.argv[1])) as granted:
     print(granted, flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
@@ -31,7 +31,7 @@ def test_a_claim_is_granted_once_and_ends(tmp_path):
 def test_a_killed_process_loses_its_claim(tmp_path):
     file = tmp_path / "a"
     command = [sys.executable, "-c", HOLD, str(file)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline().strip() == "True"
         with claimed(file) as granted:
             assert not granted

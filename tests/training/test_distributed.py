@@ -15,6 +15,7 @@ from consisid_pack.consisid_core.training.run import run
 from helpers import ROOT
 from helpers.distributed import run_two
 from helpers.oracle import relative_error
+from helpers.processes import SECONDS
 from helpers.training_runs import small_config, write_run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -93,7 +94,7 @@ def test_launchers_start_it(tmp_path, launcher):
     command = ["-m", *launcher, "-m", "consisid_core.training", "run", str(file), str(tmp_path / "run")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *command, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *command, "--device", "cpu"], env=environment, capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.count("Trained to step 1") == 1

@@ -67,6 +67,7 @@ def test_a_folder_that_our_loader_and_diffusers_read(full, tmp_path):
     reference = ConsisIDTransformer3DModel.from_pretrained(path.parent).eval()
     patcher = load_transformer(path)
     assert patcher.model.config == NET
+    assert load_transformer(path.parent).model.config == NET  # As diffusers, which takes the folder.
     ours = patcher.model.diffusion_model
     expected = build_ours(reference)
     assert relative_error(predict(ours), predict(expected)) <= 1e-6

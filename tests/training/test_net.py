@@ -111,6 +111,14 @@ def test_a_net_that_cannot_be_is_refused(folder, net, words):
         build_net(small_config(folder, net=net))
 
 
+@pytest.mark.parametrize(("layers", "interval", "cure"), [(5, 2, 4), (2, 3, 3)])
+def test_a_new_net_of_no_whole_intervals_is_refused(folder, layers, interval, cure):
+    sizes = SIZES.replace("num_layers = 2", f"num_layers = {layers}\ncross_attn_interval = {interval}")
+    config = small_config(folder, net=f"{sizes}num_heads = 3\nff_dim = 96\n{FACE}")
+    with pytest.raises(ConsisIDError, match=rf"no multiple of cross_attn_interval {interval}.* num_layers = {cure}, "):
+        build_net(dataclasses.replace(config, weights=dataclasses.replace(config.weights, transformer="")))
+
+
 def test_other_weights_are_refused(folder):
     config = small_config(folder)
     file = folder / "other.safetensors"

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import asdict
 
 import numpy as np
@@ -19,6 +18,7 @@ from consisid_pack.consisid_core.training.cache import ClipCache, Geometry, read
 from consisid_pack.consisid_core.training.examples import Settings
 from consisid_pack.consisid_core.training.prepare import main, prepare, read_records
 from helpers import ROOT
+from helpers.processes import wait_until
 from helpers.training_nets import options, tiny_paths
 from helpers.training_videos import SIZE, write_face_video, write_manifest, write_official
 from helpers.videos import write_video
@@ -188,9 +188,7 @@ def test_kill_9_and_two_at_once(videos, models_dir, run, tmp_path):
     cache = tmp_path / "cache"
     arguments = [sys.executable, "-m", "consisid_core.training", "prepare", *command(models_dir, manifest, cache)]
     with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as other:
-        while not [file for file in cache.glob("locks/*") if file.name != "index"]:
-            assert other.poll() is None, other.stderr.read().decode()
-            time.sleep(0.01)
+        wait_until(lambda: [file for file in cache.glob("locks/*") if file.name != "index"], other)
         run(manifest)
         other.send_signal(signal.SIGKILL)
     assert run(manifest) == 0

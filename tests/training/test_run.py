@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from consisid_pack.consisid_core.training import run as module
 from consisid_pack.consisid_core.training.checkpoint import checkpoints, latest, read_progress, read_tensors
 from consisid_pack.consisid_core.training.run import main, run
 from helpers import ROOT
+from helpers.processes import SECONDS, wait_until
 from helpers.training_runs import equal_tensors, small_config, write_run
 
 # Few tensors, because a checkpoint takes its time for each.
@@ -162,14 +162,12 @@ def test_ctrl_c_saves_and_one_folder_has_one_run(tmp_path, command, capsys):
     stages = {"fine": STAGES["fine"].replace("steps = 3", "steps = 100000")}
     file = write_run(tmp_path, "[run]\nsave_every = 1\n", stages=stages)
     process = command(file, tmp_path / "run")
-    deadline = time.monotonic() + 120
-    while not checkpoints(tmp_path / "run") and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.2)
+    wait_until(lambda: checkpoints(tmp_path / "run"), process)
     assert main([str(file), str(tmp_path / "run"), "--device", "cpu"]) == 1
     assert f"is being trained by process {process.pid} on " in capsys.readouterr().err
 
     process.send_signal(signal.SIGINT)
-    output = process.communicate(timeout=120)[0]
+    output = process.communicate(timeout=SECONDS)[0]
     step = read_progress(latest(tmp_path / "run")).step
     assert process.returncode == 130 and f"Stopped and saved at step {step}; the same command goes on" in output
     assert step >= 1

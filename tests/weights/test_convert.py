@@ -7,13 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from consisid_pack.consisid_core.checkpoint.reading import read_checkpoint
 from consisid_pack.consisid_core.weights.convert import UNCAST
 from helpers import ROOT
+from helpers.processes import SECONDS, wait_until
 from helpers.weights_command import call, contents, run, small_disk, start
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -193,11 +193,9 @@ def test_values_that_do_not_fit_are_named(tmp_path, value, dtype, sentence):
 def interrupted(large, target, number):
     process = start("convert", large, target, "--dtype", "fp8_e4m3fn")
     partial = target.with_name(f"{target.name}.part")
-    deadline = time.monotonic() + 60
-    while not (partial.exists() and partial.stat().st_size > 10_000_000) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    wait_until(lambda: partial.exists() and partial.stat().st_size > 10_000_000, process)
     process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=SECONDS)
     return process.returncode, err
 
 

@@ -5,11 +5,11 @@ import re
 import resource
 import shutil
 import signal
-import time
 
 import pytest
 from consisid_pack.consisid_core.weights.hub import BLOCK
 from helpers.hub import Hub
+from helpers.processes import SECONDS, wait_until
 from helpers.weights_command import call, contents, environment, installed, run, small_disk, start, tiny_release
 
 REPOSITORY = "BestWishYsh/ConsisID-preview"
@@ -337,11 +337,9 @@ def test_a_slow_download_shows_progress_and_stops_cleanly(comfyui, large_hub):
         large_hub.rate = 8_000_000
         command = ("download", comfyui, "--yes", "--part", "transformer")
         process = start(*command, env=environment(endpoint))
-        deadline = time.monotonic() + 60
-        while not (partial.exists() and partial.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: partial.exists() and partial.stat().st_size, process)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=SECONDS)
         assert process.returncode == 130 and "Traceback" not in err
         assert err.endswith("\nStopped; the next run goes on where this one stopped.\n")
         assert re.search(r"(42|84)%.*M/25\.0M", err), err

@@ -71,7 +71,8 @@ def test_clip_score_equals_transformers(request, files, cases, size):
     folder = files[2] if size == "tiny" else request.getfixturevalue("full_size_clip")
     scorer, video = ClipScorer(folder), VideoFile(cases["five frames"][0])
     model, processor = CLIPModel.from_pretrained(folder), CLIPProcessor.from_pretrained(folder)
-    for prompt in (PROMPT, LONG_PROMPT):
+    # At full size the one that is cut, which asks for more.
+    for prompt in (PROMPT, LONG_PROMPT) if size == "tiny" else (LONG_PROMPT,):
         expected = strict_clip_scores(video.path, prompt, model, processor)
         actual = scorer.score(video, prompt, "strict")
         expected_paper = paper_metrics.clip_score(video.path, prompt, model, processor)

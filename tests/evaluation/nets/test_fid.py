@@ -13,6 +13,7 @@ from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.evaluation.nets import fid
 from consisid_pack.consisid_core.evaluation.nets.inception import PAPER_KIND, TRUE_KIND, Inception
 from helpers.evaluation import relative_error
+from helpers.processes import SECONDS
 from PIL import Image
 from torchvision import models, transforms
 
@@ -80,14 +81,14 @@ def test_true_fid_equals_the_command_of_torch_fidelity(fidelity_weights, crops, 
         sys.executable, "-m", "torch_fidelity.fidelity", "--fid", "--input1", "a", "--input2", "b", "--cpu", "--json",
         "--feature-extractor-weights-path", weights, "--batch-size", "4", "--no-cache", "--save-cpu-ram", "--silent",
     ]  # fmt: skip
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
     assert result.returncode == 0, result.stderr
     expected = json.loads(result.stdout)["frechet_inception_distance"]
 
     inception = Inception.from_state_dict(read_checkpoint(weights).tensors)
     assert inception.kind == TRUE_KIND
     features = [np.stack([inception.features(picture) for picture in pictures]) for pictures in crops]
-    assert features[0].shape == (20, 2048)
+    assert features[0].shape == (8, 2048)
     assert features[0].std(axis=0).mean() > 0.1 * features[0].mean()
     actual = fid.frechet_distance(*features)
     print(f"fidelity --fid {expected}, ours {actual}, relative error {abs(actual / expected - 1)}")
