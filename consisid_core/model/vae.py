@@ -151,22 +151,49 @@ class CogVideoXVAE(nn.Module):
         return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
 
     def _moments(self, pixels):
-        history = {}
+        state = Pass()
         batches = _split(pixels, PIXEL_BATCH)
-        moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, history)]
+        moments = [frame for batch in batches for frame in _encode_batch(self.encoder, batch, state)]
         return torch.stack(moments, dim=2).chunk(2, dim=1)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, state: Pass | None = None) -> torch.Tensor:
         """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
 
         There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
         which is where that latent frame lies in time, so that tiles and short videos join up.
+
+        Args:
+            state: a new one; of another class where the rows of the video lie on several devices.
         """
-        history, frames = {}, []
+        state, frames = state or Pass(), []
         for batch in _split(latents, LATENT_BATCH):
-            frames += _decode_batch(self.decoder, batch, history)
-        history.clear()
+            frames += _decode_batch(self.decoder, batch, state)
+        state.history.clear()
         return torch.stack(frames if latents.shape[2] % 2 else frames[3:], dim=2)
+
+
+class Pass:
+    """One pass over a video: what it keeps from one batch of frames to the next, and which rows of them are here: all.
+
+    A subclass that spreads the rows of a video over devices fetches what convolutions and norms need of the others.
+    """
+
+    def __init__(self) -> None:
+        self.history: dict[nn.Module, list[torch.Tensor]] = {}
+        """Causal convolution -> the last two frames that it read."""
+
+    def widened(self, frames: list[torch.Tensor]) -> tuple[list[torch.Tensor], int]:
+        """Frames with the rows just above and below theirs, where the video has any. Consumes the frames.
+
+        Returns:
+            (frames, number of rows above their own).
+        """
+        return frames, 0
+
+    def statistics(self, frames: list[torch.Tensor], groups: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and variance, [B, groups] float32, of channel groups over all rows of these frames; None if all rows
+        are here."""
+        return None
 
 
 def _split(video, size):
@@ -176,54 +203,56 @@ def _split(video, size):
     return [video[:, :, :first], *video[:, :, first:].split(size, dim=2)] if first < count else [video]
 
 
-def _encode_batch(encoder, pixels, history):
-    frames = _causal_conv(encoder.conv_in, list(pixels.unbind(2)), history)
+def _encode_batch(encoder, pixels, state):
+    frames = _causal_conv(encoder.conv_in, list(pixels.unbind(2)), state)
     for block in encoder.down_blocks:
         for resnet in block.resnets:
-            frames = _resnet(resnet, frames, history)
+            frames = _resnet(resnet, frames, state)
         for sampler in block.downsamplers:
             frames = _downsample(sampler, frames)
     for resnet in encoder.mid_block.resnets:
-        frames = _resnet(resnet, frames, history)
-    return _causal_conv(encoder.conv_out, _norm_silu(encoder.norm_out, frames), history)
+        frames = _resnet(resnet, frames, state)
+    return _causal_conv(encoder.conv_out, _norm_silu(encoder.norm_out, frames, state), state)
 
 
-def _decode_batch(decoder, latents, history):
-    frames = _causal_conv(decoder.conv_in, list(latents.unbind(2)), history)
+def _decode_batch(decoder, latents, state):
+    frames = _causal_conv(decoder.conv_in, list(latents.unbind(2)), state)
     for block in (decoder.mid_block, *decoder.up_blocks):
         for resnet in block.resnets:
-            frames = _resnet(resnet, frames, history, latents)
+            frames = _resnet(resnet, frames, state, latents)
         for sampler in block.upsamplers:
-            frames = _upsample(sampler, frames)
-    return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, frames, latents), history)
+            frames = _upsample(sampler, frames, state)
+    return _causal_conv(decoder.conv_out, _norm_silu(decoder.norm_out, frames, state, latents), state)
 
 
-def _resnet(block, frames, history, latents=None):
+def _resnet(block, frames, state, latents=None):
     """Residual block. Consumes the frames."""
     if not hasattr(block, "conv_shortcut"):
         residual = frames
-        hidden = _norm_silu(block.norm1, frames, latents, in_place=False)
+        hidden = _norm_silu(block.norm1, frames, state, latents, in_place=False)
     else:
         residual = [block.conv_shortcut(frame.unsqueeze(2)).squeeze(2) for frame in frames]
-        hidden = _norm_silu(block.norm1, frames, latents)
-    hidden = _causal_conv(block.conv1, hidden, history)
-    hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, latents), history)
+        hidden = _norm_silu(block.norm1, frames, state, latents)
+    hidden = _causal_conv(block.conv1, hidden, state)
+    hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, state, latents), state)
     for frame in hidden:
         frame += residual.pop(0)
     return hidden
 
 
-def _causal_conv(layer, frames, history):
+def _causal_conv(layer, frames, state):
     """3x3x3 convolution over each frame and the two before it. Consumes the frames."""
-    earlier = history.pop(layer, None) or [frames[0]] * 2
+    height = frames[0].shape[2]
+    frames, above = state.widened(frames)
+    earlier = state.history.pop(layer, None) or [frames[0]] * 2
     at_once = max(1, CHUNK_VALUES // frames[0].numel() - 2)
     convolved = []
     while frames:
         window = [*earlier, *frames[:at_once]]
         del frames[:at_once]
-        convolved += _conv_window(layer.conv, window)
+        convolved += [frame[:, :, above : above + height] for frame in _conv_window(layer.conv, window)]
         earlier = window[-2:]
-    history[layer] = earlier
+    state.history[layer] = earlier
     return convolved
 
 
@@ -242,12 +271,13 @@ def _conv_window(conv, window):
     return [convolved]
 
 
-def _norm_silu(norm, frames, latents=None, in_place=True):
+def _norm_silu(norm, frames, state, latents=None, in_place=True):
     """Group norm over all frames together and SiLU; with latents, spatially conditioned. Autograd keeps the frames."""
     out = frames if in_place and not torch.is_grad_enabled() else [torch.empty_like(frame) for frame in frames]
     layer = norm if latents is None else norm.norm_layer
     size = layer.num_channels // layer.num_groups
     size *= max(1, CHUNK_VALUES // (size * len(frames) * frames[0][:, 0].numel()))
+    statistics = state.statistics(frames, layer.num_groups)
     if latents is not None:
         # A pointwise convolution and nearest-neighbour resampling may change places: so it runs on the few latents.
         latents = _spread_in_time(latents, len(frames))
@@ -255,8 +285,11 @@ def _norm_silu(norm, frames, latents=None, in_place=True):
     for start in range(0, layer.num_channels, size):
         channels = slice(start, min(start + size, layer.num_channels))
         part = torch.stack([frame[:, channels] for frame in frames], dim=2)
-        groups = part.shape[1] * layer.num_groups // layer.num_channels
-        part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+        if statistics is None:
+            groups = part.shape[1] * layer.num_groups // layer.num_channels
+            part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+        else:
+            part = _normalized(part, layer, channels, *statistics)
         if latents is not None:
             h, w = latents.shape[-2:]
             cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
@@ -265,6 +298,15 @@ def _norm_silu(norm, frames, latents=None, in_place=True):
         for frame, result in zip(out, part.unbind(2), strict=True):
             frame[:, channels] = result
     return out
+
+
+def _normalized(part, layer, channels, mean, variance):
+    """Group norm of these channels, a part of the layer's, by statistics [B, groups] of all rows."""
+    per_group = layer.num_channels // layer.num_groups
+    mean, variance = (x.repeat_interleave(per_group, dim=1)[:, channels] for x in (mean, variance))
+    scale = layer.weight[channels].float() * torch.rsqrt(variance + layer.eps)
+    shift = layer.bias[channels].float() - mean * scale
+    return torch.addcmul(shift[:, :, None, None, None], part.float(), scale[:, :, None, None, None]).to(part.dtype)
 
 
 def _spread_in_time(latents, frames):
@@ -277,10 +319,13 @@ def _spread_in_time(latents, frames):
     return torch.cat((first, rest.repeat_interleave((frames - 1) // rest.shape[2], dim=2)), dim=2)
 
 
-def _upsample(layer, frames):
+def _upsample(layer, frames, state):
     """Twice the size and, where the layer says so, twice the frames; of an odd number the first stays single."""
     single = len(frames) % 2
+    height = frames[0].shape[2]
+    frames, above = state.widened(frames)
     larger = _sample(lambda frame: layer.conv(F.interpolate(frame, scale_factor=2.0)), frames, 4)
+    larger = [frame[:, :, 2 * above : 2 * (above + height)] for frame in larger]
     if not layer.compress_time:
         return larger
     return larger[:single] + [copy for frame in larger[single:] for copy in (frame, frame.clone())]

@@ -1,0 +1,1 @@
+"""Many videos, and one video on several GPUs."""
