@@ -2,6 +2,7 @@
 only."""
 
 import json
+import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,15 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT, LATENTS, ROWS = 19, (3, 8, 8), 5
 """67 tokens and 5 rows of latents, which neither 2, 3 nor 4 divide; of four shares the first is text alone."""
 STEPS = 2
+
+
+def forkserver():
+    """A context for processes. A fork of the tests' would fail once one has used autograd; a new one imports for long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch.distributed.device_mesh", "transformers.models.t5.modeling_t5", "timm", "onnxruntime"]
+    )
+    return context
 
 
 def net_config():

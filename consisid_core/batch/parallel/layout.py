@@ -65,9 +65,9 @@ def choose_layout(
     if ring is None and ulysses is None:
         ulysses = 1 if left <= LONGEST_RING or heads % left else left
     if ring is None:
-        ring = left // ulysses
+        ring = max(1, left // ulysses)
     elif ulysses is None:
-        ulysses = left // ring
+        ulysses = max(1, left // ring)
     layout = Layout(cfg, ring, ulysses)
     if cfg not in (1, 2):
         raise ConsisIDError(f"Guidance has two branches, so --cfg-split is 1 or 2, not {cfg}.")

@@ -1,8 +1,7 @@
 import json
-import multiprocessing
 
 import pytest
-from helpers.parallel import compare
+from helpers.parallel import compare, forkserver
 
 LAYOUTS = {
     2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)],
@@ -16,10 +15,7 @@ LAYOUTS = {
 def compared(tmp_path_factory):
     """What `compare` found in each of four processes."""
     folder = tmp_path_factory.mktemp("parallel")
-    # A fork of this process would fail once a test has used autograd, and a new one would import everything again.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.device_mesh"])
-    processes = [context.Process(target=compare, args=(rank, folder, LAYOUTS)) for rank in range(4)]
+    processes = [forkserver().Process(target=compare, args=(rank, folder, LAYOUTS)) for rank in range(4)]
     for one in processes:
         one.start()
     for one in processes:

@@ -29,6 +29,7 @@ def test_layout_for_so_many_processes(processes, guided, asked, expected):
     ("processes", "guided", "asked", "message"),
     [
         (4, True, {"ring": 3}, "--cfg-split 1 x --ring 3 x --ulysses 1 is a layout for 3 processes, but there are 4"),
+        (1, True, {"ring": 2}, "--cfg-split 1 x --ring 2 x --ulysses 1 is a layout for 2 processes, but there are 1"),
         (4, True, {"cfg": 4}, "--cfg-split is 1 or 2, not 4"),
         (2, False, {"cfg": 2}, "At --guidance 1 no negative prompt is evaluated"),
         (5, True, {"ulysses": 5}, "--ulysses 5 does not divide the 48 heads of the net; 1, 2, 3, 4, 6, 8, 12"),

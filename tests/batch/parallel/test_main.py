@@ -1,6 +1,5 @@
 """The command: two processes make the video of one, and what it refuses."""
 
-import multiprocessing
 import os
 import re
 import signal
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import skimage.data
 from consisid_pack.consisid_core.batch.parallel.__main__ import main
-from helpers.parallel import run_as
+from helpers.parallel import forkserver, run_as
 from PIL import Image
 
 
@@ -49,11 +48,9 @@ def started(count, folder, target, options):
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch.distributed.device_mesh"])
     arguments = [str(folder / "astronaut.png"), str(folder / target), *options]
     processes = [
-        context.Process(target=run_as, args=(rank, count, port, folder / f"{target}.{rank}.txt", arguments))
+        forkserver().Process(target=run_as, args=(rank, count, port, folder / f"{target}.{rank}.txt", arguments))
         for rank in range(count)
     ]
     for one in processes:
