@@ -6,4 +6,5 @@
     outcome -> run_folder                         videos and one line per item, from which a second start goes on
 
 State lies in files alone. Whoever is killed, worker or driver, costs what was in the making.
+`parallel` makes one video on several GPUs.
 """

@@ -15,7 +15,7 @@ from ..checkpoint.finite import check_finite
 from ..checkpoint.fit import about
 from ..checkpoint.nets import identify, vae_weights
 from ..errors import ConsisIDError
-from ..model.vae import CHUNK_VALUES, CogVideoXVAE
+from ..model.vae import CHUNK_VALUES, CogVideoXVAE, Pass
 from .weight_files import read_weights
 
 REMEDY = "Choose ConsisID's VAE: `vae/diffusion_pytorch_model.safetensors` of BestWishYsh/ConsisID-preview"
@@ -32,13 +32,13 @@ LARGEST_CHUNK = 2**30
 class ComfyCogVideoXVAE(CogVideoXVAE):
     """The net in chunks as large as the device has room for, by ComfyUI's account of it."""
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor, run: Pass | None = None) -> torch.Tensor:
         """As CogVideoXVAE's."""
-        return super().encode(pixels, chunk_values(pixels, encode_memory))
+        return super().encode(pixels, run or Pass(chunk_values(pixels, encode_memory)))
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, run: Pass | None = None) -> torch.Tensor:
         """As CogVideoXVAE's."""
-        return super().decode(latents, chunk_values(latents, decode_memory))
+        return super().decode(latents, run or Pass(chunk_values(latents, decode_memory)))
 
 
 def chunk_values(x: torch.Tensor, memory: Callable[[Sequence[int], torch.dtype], float]) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..errors import ConsisIDError
-from ..model.vae import CHUNK_VALUES, CogVideoXVAE
+from ..model.vae import CHUNK_VALUES, CogVideoXVAE, Pass
 from .measuring import Row, memory_row, timed_rows, timings
 from .reference import importing_diffusers
 
@@ -68,8 +68,8 @@ def compare_vae(size: str, device: str, dtype: str, repeats: int) -> tuple[str, 
     latents = randn(16, (frames + 3) // 4, height // 8, width // 8)
     pixels = randn(3, frames, height, width).clamp(-1, 1)
     methods = {
-        "decode": (lambda chunk: ours.decode(latents, chunk), lambda: theirs.decode(latents).sample),
-        "encode": (lambda chunk: ours.encode(pixels, chunk), lambda: theirs.encode(pixels).latent_dist.mode()),
+        "decode": (lambda chunk: ours.decode(latents, Pass(chunk)), lambda: theirs.decode(latents).sample),
+        "encode": (lambda chunk: ours.encode(pixels, Pass(chunk)), lambda: theirs.encode(pixels).latent_dist.mode()),
     }
     rows = []
     for what, (mine, reference) in methods.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -139,14 +138,13 @@ class CogVideoXVAE(nn.Module):
         self.encoder = Encoder(block_out_channels, layers_per_block, latent_channels)
         self.decoder = Decoder(block_out_channels, layers_per_block, latent_channels)
 
-    def encode(self, pixels: torch.Tensor, chunk_values: int | None = None) -> torch.Tensor:
+    def encode(self, pixels: torch.Tensor, run: Pass | None = None) -> torch.Tensor:
         """[B, 3, 4n+1, H, W] in -1..1 -> mean latents [B, 16, n+1, H/8, W/8].
 
         Args:
-            chunk_values: values that a norm or a convolution may read at once, CHUNK_VALUES if None. More is faster and
-                takes more memory; the result is the same.
+            run: a new one; by default in the smallest chunks.
         """
-        return self._moments(pixels, chunk_values)[0]
+        return self._moments(pixels, run or Pass())[0]
 
     def posterior(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As `encode`, with the standard deviation of the latents, from which training samples.
@@ -154,26 +152,25 @@ class CogVideoXVAE(nn.Module):
         Returns:
             (mean, standard deviation), each [B, 16, n+1, H/8, W/8].
         """
-        mean, log_variance = self._moments(pixels)
+        mean, log_variance = self._moments(pixels, Pass())
         # Limits of diffusers' DiagonalGaussianDistribution.
         return mean, torch.exp(0.5 * log_variance.clamp(-30, 20))
 
-    def _moments(self, pixels, chunk_values=None):
-        run = _Run(chunk_values or CHUNK_VALUES)
+    def _moments(self, pixels, run):
         batches = _split(pixels, PIXEL_BATCH)
         moments = [piece for batch in batches for piece in _encode_batch(self.encoder, batch, run)]
         return torch.cat(moments, dim=2).chunk(2, dim=1)
 
-    def decode(self, latents: torch.Tensor, chunk_values: int | None = None) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, run: Pass | None = None) -> torch.Tensor:
         """[B, 16, n+1, h, w] -> [B, 3, 4n+1, 8h, 8w], for an even number of latent frames too.
 
         There the reference gives the first latent frame four video frames instead of one; the last of them is kept,
         which is where that latent frame lies in time, so that tiles and short videos join up.
 
         Args:
-            chunk_values: as of `encode`.
+            run: as of `encode`; of a class of its own where the rows of the video lie on several devices.
         """
-        run, pieces = _Run(chunk_values or CHUNK_VALUES), []
+        run, pieces = run or Pass(), []
         for batch in _split(latents, LATENT_BATCH):
             pieces += _decode_batch(self.decoder, batch, run)
         run.earlier.clear()
@@ -181,17 +178,35 @@ class CogVideoXVAE(nn.Module):
         return video if latents.shape[2] % 2 else video[:, :, 3:]
 
 
-@dataclass
-class _Run:
-    """One encode or decode.
+class Pass:
+    """One pass over a video: how much of it is read at once, what is kept from one batch of frames to the next, and
+    which of its rows are here: all.
 
-    Attributes:
-        chunk: values that a norm or a convolution reads at once.
-        earlier: of each causal convolution, the last two frames that it read.
+    A subclass that spreads the rows of a video over devices fetches what convolutions and norms need of the others.
     """
 
-    chunk: int
-    earlier: dict[CausalConv, list[torch.Tensor]] = field(default_factory=dict)
+    def __init__(self, chunk: int | None = None) -> None:
+        """
+        Args:
+            chunk: values that a norm or a convolution may read at once, CHUNK_VALUES if None. More is faster and takes
+                more memory; the result is the same.
+        """
+        self.chunk = chunk or CHUNK_VALUES
+        self.earlier: dict[CausalConv, list[torch.Tensor]] = {}
+        """Of each causal convolution, the last two frames that it read."""
+
+    def widened(self, pieces: list[torch.Tensor]) -> tuple[list[torch.Tensor], int]:
+        """Pieces with the rows just above and below theirs, where the video has any. May consume the pieces.
+
+        Returns:
+            (pieces, number of rows above their own).
+        """
+        return pieces, 0
+
+    def statistics(self, pieces: list[torch.Tensor], groups: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Mean and variance, [B, groups] float32, of channel groups over all rows of these pieces; None if all rows
+        are here."""
+        return None
 
 
 def _split(video, size):
@@ -265,6 +280,9 @@ def _processor_convolves(dtype):
 
 def _causal_conv(layer, pieces, run):
     """3x3x3 convolution over each frame and the two before it. Consumes the pieces."""
+    height = pieces[0].shape[3]
+    pieces, above = run.widened(pieces)
+    own = slice(above, above + height)
     earlier = run.earlier.pop(layer, None) or [pieces[0][:, :, :1]] * 2
     frame = pieces[0][:, 0, :1].numel() * max(layer.conv.in_channels, layer.conv.out_channels)
     count = sum(piece.shape[2] for piece in pieces)
@@ -274,7 +292,7 @@ def _causal_conv(layer, pieces, run):
         pieces.clear()
         run.earlier[layer] = last if all(piece.shape[2] == 1 for piece in last) else [window[:, :, -2:].clone()]
         del earlier, last
-        return [_convolve(layer.conv, window)]
+        return [_convolve(layer.conv, window)[:, :, :, own]]
     frames = _frames(pieces)
     pieces.clear()
     at_once = max(1, run.chunk // frame - 2)
@@ -282,7 +300,7 @@ def _causal_conv(layer, pieces, run):
     while frames:
         window = [*earlier, *frames[:at_once]]
         del frames[:at_once]
-        convolved += _conv_window(layer.conv, window, run)
+        convolved += [frame[:, :, :, own] for frame in _conv_window(layer.conv, window, run)]
         earlier = window[-2:]
     run.earlier[layer] = earlier
     return convolved
@@ -309,6 +327,7 @@ def _norm_silu(norm, pieces, run, latents=None, in_place=True):
     frames = sum(piece.shape[2] for piece in pieces)
     size = layer.num_channels // layer.num_groups
     size *= max(1, run.chunk // (size * frames * pieces[0][:, 0, 0].numel()))
+    statistics = run.statistics(pieces, layer.num_groups)
     if latents is not None:
         # A pointwise convolution and nearest-neighbour resampling may change places: so it runs on the few latents.
         latents = _spread_in_time(latents, frames)
@@ -317,27 +336,39 @@ def _norm_silu(norm, pieces, run, latents=None, in_place=True):
         (piece,) = pieces
         if in_place:
             pieces.clear()
-        return [_norm_silu_of(layer, slice(None), piece, latents)]
+        return [_norm_silu_of(layer, slice(None), piece, statistics, latents)]
     out = pieces if in_place and not torch.is_grad_enabled() else [torch.empty_like(piece) for piece in pieces]
     for start in range(0, layer.num_channels, size):
         channels = slice(start, min(start + size, layer.num_channels))
         part = torch.cat([piece[:, channels] for piece in pieces], dim=2)
-        part = _norm_silu_of(layer, channels, part, latents)
+        part = _norm_silu_of(layer, channels, part, statistics, latents)
         for piece, result in zip(out, part.split([piece.shape[2] for piece in pieces], dim=2), strict=True):
             piece[:, channels] = result
     return out
 
 
-def _norm_silu_of(layer, channels, part, scale_and_shift):
+def _norm_silu_of(layer, channels, part, statistics, scale_and_shift):
     """The same for these channels of all frames, which are the part: a new tensor."""
-    groups = part.shape[1] * layer.num_groups // layer.num_channels
-    part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+    if statistics is None:
+        groups = part.shape[1] * layer.num_groups // layer.num_channels
+        part = F.group_norm(part, groups, layer.weight[channels], layer.bias[channels], layer.eps)
+    else:
+        part = _normalized(part, layer, channels, *statistics)
     if scale_and_shift is not None:
         scale, shift = scale_and_shift
         h, w = scale.shape[-2:]
         cells = rearrange(part, "b c t (h p) (w q) -> b c t h p w q", h=h, w=w)  # A view.
         cells.mul_(scale[:, channels, :, :, None, :, None]).add_(shift[:, channels, :, :, None, :, None])
     return F.silu(part, inplace=True)
+
+
+def _normalized(part, layer, channels, mean, variance):
+    """Group norm of these channels, a part of the layer's, by statistics [B, groups] of all rows."""
+    per_group = layer.num_channels // layer.num_groups
+    mean, variance = (x.repeat_interleave(per_group, dim=1)[:, channels] for x in (mean, variance))
+    scale = layer.weight[channels].float() * torch.rsqrt(variance + layer.eps)
+    shift = layer.bias[channels].float() - mean * scale
+    return torch.addcmul(shift[:, :, None, None, None], part.float(), scale[:, :, None, None, None]).to(part.dtype)
 
 
 def _spread_in_time(latents, frames):
@@ -352,7 +383,10 @@ def _spread_in_time(latents, frames):
 
 def _upsample(layer, pieces, run):
     """Twice the size and, where the layer says so, twice the frames; of an odd number the first stays single."""
+    height = pieces[0].shape[3]
+    pieces, above = run.widened(pieces)
     larger = _sample(lambda images: _convolve(layer.conv, F.interpolate(images, scale_factor=2.0)), pieces, 4, run)
+    larger = [piece[:, :, :, 2 * above : 2 * (above + height)] for piece in larger]
     if not layer.compress_time:
         return [piece.contiguous() for piece in larger]
     count = sum(piece.shape[2] for piece in larger)

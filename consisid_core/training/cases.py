@@ -19,9 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..checkpoint.fit import about, load_exactly
-from ..checkpoint.nets import vae_weights
-from ..checkpoint.reading import read_checkpoint
 from ..command_line import run_command
 from ..errors import ConsisIDError, in_short
 from ..evaluation.face_similarity import FaceScorer
@@ -49,17 +46,10 @@ _TEXTS = ("name", "prompt")
 _LARGEST_PHOTO = 512  # pixels of the longer side, for the strip
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """One person and one prompt. Latents are the VAE's means, unscaled: what inference has."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Person:
+    """What a net is told of a photo. Latents are the VAE's means, unscaled: what inference has."""
 
-    name: str
-    """Of its video, without suffix."""
-    prompt: str
-    photo: torch.Tensor
-    """[h, w, 3] uint8, made small: to be looked at."""
-    arc: torch.Tensor
-    """[512] float64 of length 1: the recogniser's embedding, to score by."""
     id_embedding: torch.Tensor
     """[1280] of recogniser and EVA tower, float32."""
     hidden_states: torch.Tensor
@@ -68,10 +58,23 @@ class Case:
     """[16, h, w] float16."""
     keypoint_latents: torch.Tensor
     """[16, h, w] float16 of the drawn key points."""
+    latent_frames: int
+    """Of the video."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case(Person):
+    """One person and one prompt."""
+
+    name: str
+    """Of its video, without suffix."""
+    prompt: str
+    photo: torch.Tensor
+    """[h, w, 3] uint8, made small: to be looked at."""
+    arc: torch.Tensor
+    """[512] float64 of length 1: the recogniser's embedding, to score by."""
     text: torch.Tensor
     """[L, D] float16."""
-    latent_frames: int
-    """Of its video."""
 
 
 class CaseSet(Sequence):
@@ -108,14 +111,9 @@ class CaseSet(Sequence):
         Raises:
             ConsisIDError: it is gone or damaged.
         """
-        checkpoint = read_checkpoint(self.vae)
-        with about(self.vae, "Run `cases` again with the VAE's new place"):
-            weights = vae_weights(checkpoint)
-            with torch.device("meta"):
-                net = CogVideoXVAE(**weights.config)
-            load_exactly(net, weights.state_dict)
-        dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-        return net.to(device, dtype).requires_grad_(False).eval()
+        from .encoders import load_vae
+
+        return load_vae(self.vae, device, "Run `cases` again with the VAE's new place")
 
 
 def has_cases(cache: ClipCache) -> bool:
@@ -238,22 +236,40 @@ def _make_case(request, geometry: Geometry, encoders, scorer):
     from PIL import Image
 
     photo = read_picture(request.photo, upright=True)
+    person = encode_person(photo, geometry, encoders)
+    text, cut = encoders.encode_text(request.prompt)
+    small = Image.fromarray(photo)
+    small.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))
+    case = Case(
+        name=request.name, prompt=request.prompt, photo=torch.from_numpy(np.array(small)),
+        arc=torch.from_numpy(scorer.reference([photo]).arc), text=text, **vars(person),
+    )  # fmt: skip
+    return case, cut
+
+
+def encode_person(photo: np.ndarray, geometry: Geometry, encoders: Encoders) -> Person:
+    """The person with the largest face in a photo.
+
+    Args:
+        photo: [H, W, 3] uint8.
+        geometry: of the video.
+
+    Raises:
+        ConsisIDError: there is no face in it, or it cannot be used.
+    """
     image = torch.from_numpy(photo)[None].float() / 255
     face, _ = analyze_photos(encoders.detector, encoders.parser, image, "largest", 0)
     colour = (face.image[0].cpu().numpy() * 255).astype(np.uint8)
     points = draw_keypoints(map_points(face.alignment[0].numpy(), face.landmarks[0].numpy()))
     mean, _ = encoders.encode_pictures(torch.stack([_stretched(picture, geometry) for picture in (colour, points)]))
     eva_embedding, hidden_states = encoders.encode_face(face.gray_image.movedim(-1, 1))
-    text, cut = encoders.encode_text(request.prompt)
-    small = Image.fromarray(photo)
-    small.thumbnail((_LARGEST_PHOTO, _LARGEST_PHOTO))
-    case = Case(
-        request.name, request.prompt, torch.from_numpy(np.array(small)),
-        torch.from_numpy(scorer.reference([photo]).arc),
-        torch.cat((face.embedding[0].float(), eva_embedding.float())), hidden_states, *mean.half(), text,
-        geometry.latent_size[0],
-    )  # fmt: skip
-    return case, cut
+    return Person(
+        id_embedding=torch.cat((face.embedding[0].float(), eva_embedding.float())),
+        hidden_states=hidden_states,
+        face_latents=mean[0].half(),
+        keypoint_latents=mean[1].half(),
+        latent_frames=geometry.latent_size[0],
+    )
 
 
 def _stretched(picture, geometry):

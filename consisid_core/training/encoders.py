@@ -95,6 +95,23 @@ def _find_tokenizer(text_encoder, folders):
     return next((place for place in places if place.is_dir()), places[0])
 
 
+def load_vae(path: Path, device: torch.device | str, remedy: str) -> CogVideoXVAE:
+    """A VAE in bf16 on a card, else in float32.
+
+    Args:
+        path: its file.
+        remedy: what to do if it is no VAE, a sentence without its full stop.
+
+    Raises:
+        ConsisIDError: it is gone or damaged.
+    """
+    checkpoint = read_checkpoint(path)
+    with about(path, remedy):
+        net = _build_vae(checkpoint)
+    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    return net.to(device, dtype).requires_grad_(False).eval()
+
+
 class Encoders:
     """The loaded nets. Results are on the CPU, large ones float16."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from .diffusion import LATENT_SCALE, denoised
 
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 """(latents [1, 32, T, h, w], timestep [1], text [1, L, D]) -> velocity [1, 16, T, h, w], for one person."""
+
+Branches = Callable[[Callable[[torch.Tensor], torch.Tensor], Sequence[torch.Tensor]], list[torch.Tensor]]
+"""(what predicts for a text, one or two texts) -> the prediction for each."""
 
 _LEAST_ALPHA = 1e-30
 """Stands for the 0 of the first step where its logarithm is taken."""
@@ -27,6 +30,11 @@ class Sampling:
     seed: int = 42
 
 
+def one_after_the_other(predict: Callable[[torch.Tensor], torch.Tensor], texts: Sequence[torch.Tensor]) -> list:
+    """The Branches of one device, which take half the memory of both in one batch."""
+    return [predict(text) for text in texts]
+
+
 @torch.no_grad()
 def sample_latents(
     predict: Predict,
@@ -35,23 +43,23 @@ def sample_latents(
     image_latents: torch.Tensor,
     settings: Sampling,
     on_step: Callable[[], None] = lambda: None,
+    branches: Branches = one_after_the_other,
 ) -> torch.Tensor:
     """Denoise one video, both branches with the same identity, as the reference does (`pipeline_consisid.py:880`).
 
-    Branches are computed one after the other, which takes half the memory.
-
     Args:
         predict: the net.
-        text: [L, D] of the prompt; empty_text: of no prompt.
+        text: [L, D] of the prompt; empty_text: of no prompt, or of the negative one.
         image_latents: [16, T, h, w] scaled, on the device that computes.
         settings: of the video.
         on_step: called after each step; it may raise.
+        branches: evaluates the net for the texts of a step: both, or the prompt's alone if there is no guidance.
 
     Returns:
         float32 [16, T, h, w], scaled.
     """
     image = image_latents[None].float()
-    texts = [part[None].to(image) for part in (empty_text, text)]
+    texts = [part[None].to(image) for part in (text, empty_text)][: 1 if settings.guidance == 1 else 2]
     alphas, timesteps, targets = alphas_cumprod(), trailing_timesteps(settings.steps), target_timesteps(settings.steps)
     x = seeded_noise(settings.seed, image)()
     next_noise = seeded_noise(settings.seed + 1, image)
@@ -59,10 +67,9 @@ def sample_latents(
     for i, (timestep, target) in enumerate(zip(timesteps, targets, strict=True)):
         at = torch.tensor([timestep], device=image.device)
         inputs = torch.cat((x, image), dim=1)
-        velocity = predict(inputs, at, texts[1]).float()
-        if settings.guidance != 1:
-            without = predict(inputs, at, texts[0]).float()
-            velocity = without + settings.guidance * (velocity - without)
+        velocity, *without = branches(lambda text: predict(inputs, at, text).float(), texts)  # noqa: B023
+        if without:
+            velocity = without[0] + settings.guidance * (velocity - without[0])
         clean = denoised(x, velocity, at)
         alpha, before = (max(float(alphas[t]), _LEAST_ALPHA) for t in (timestep, timesteps[i - 1]))
         after = 1.0 if target < 0 else float(alphas[target])

@@ -32,7 +32,7 @@ from ..face.providers import resolve_providers
 from ..model.config import TransformerConfig
 from ..model.transformer import ConsisIDTransformer
 from .cache import ClipCache
-from .cases import Case, CaseSet
+from .cases import CaseSet, Person
 from .diffusion import LATENT_SCALE
 from .pictures import strip, write_video
 from .sample import Predict, Sampling, decode, sample_latents
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 FOLDER = "validation"
 _SCORES = "scores.json"
 
-PredictPerson = Callable[[Case], Predict]
+PredictPerson = Callable[[Person], Predict]
 """A net that has been told whom to show."""
 
 
@@ -175,9 +175,9 @@ def predictor(net: ConsisIDTransformer, transformer_options: dict = {}) -> Predi
     weight = net.proj_out.weight
 
     @torch.no_grad()
-    def of(case):
-        embedding = case.id_embedding[None].to(weight)
-        tokens = net.local_facial_extractor(embedding, [state[None].to(weight) for state in case.hidden_states])
+    def of(person):
+        embedding = person.id_embedding[None].to(weight)
+        tokens = net.local_facial_extractor(embedding, [state[None].to(weight) for state in person.hidden_states])
         return lambda latents, timestep, text: net(
             latents.to(weight), timestep, text.to(weight), tokens, transformer_options=transformer_options
         )
@@ -185,13 +185,13 @@ def predictor(net: ConsisIDTransformer, transformer_options: dict = {}) -> Predi
     return of
 
 
-def image_latents(case: Case, net: TransformerConfig) -> torch.Tensor:
+def image_latents(person: Person, net: TransformerConfig) -> torch.Tensor:
     """[16, T, h, w] scaled: the face in frame 0, and key points in frame 1 if the net knows them, as in inference."""
-    frames = case.latent_frames
-    latents = torch.zeros(case.face_latents.shape[0], frames, *case.face_latents.shape[1:])
-    latents[:, 0] = case.face_latents.float()
+    frames = person.latent_frames
+    latents = torch.zeros(person.face_latents.shape[0], frames, *person.face_latents.shape[1:])
+    latents[:, 0] = person.face_latents.float()
     if net.keypoints and frames > 1:
-        latents[:, 1] = case.keypoint_latents.float()
+        latents[:, 1] = person.keypoint_latents.float()
     return latents * LATENT_SCALE
 
 

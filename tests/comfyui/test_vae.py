@@ -16,7 +16,7 @@ from consisid_pack.consisid_core.comfyui.vae import (
     encode_memory,
 )
 from consisid_pack.consisid_core.dev.memory_count import MemoryCounter, vae_peak
-from consisid_pack.consisid_core.model.vae import CHUNK_VALUES, CogVideoXVAE
+from consisid_pack.consisid_core.model.vae import CHUNK_VALUES, CogVideoXVAE, Pass
 from helpers.oracle import build_reference_vae
 
 import nodes as comfyui_nodes
@@ -123,7 +123,7 @@ def test_chunks_fill_half_of_what_is_free(monkeypatch, gib):
         with torch.device("meta"):
             net = CogVideoXVAE().to(torch.bfloat16)
         with MemoryCounter() as counted, torch.inference_mode():
-            net.decode(latents, chunk)
+            net.decode(latents, Pass(chunk))
         assert counted.peak <= needed + added
 
 

@@ -1,0 +1,1 @@
+"""One video on several GPUs: `torchrun --nproc-per-node N -m consisid_core.batch.parallel ...`."""
