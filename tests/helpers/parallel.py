@@ -17,7 +17,7 @@ STEPS = 2
 
 
 def forkserver():
-    """A context for processes. A fork of the tests' would fail once one has used autograd; a new one imports for long."""
+    """Where processes come from: a fork of the tests' fails once autograd was used, and a new one imports for long."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["torch.distributed.device_mesh", "transformers.models.t5.modeling_t5", "timm", "onnxruntime"]

@@ -1,8 +1,9 @@
 """A VAE's decoder on several processes, each with some rows of all frames.
 
 By rows, because by frames each convolution would hand two whole frames to the next process instead of a row of each,
-which would wait for them, and memory would not shrink. The causal convolutions keep the two frames before with the rows beside theirs, so
-that seams are as those of one process. Group norms run over whole frames: their statistics are joined.
+which would wait for them, and memory would not shrink. The causal convolutions keep the two frames before with the
+rows beside theirs, so that seams are as those of one process. Group norms run over whole frames: their statistics are
+joined.
 """
 
 from __future__ import annotations
