@@ -1,7 +1,7 @@
 """Runs the tests: `python scripts/test.py [pytest arguments]`. Paths are relative to the repository's folder.
 
-The first run makes an environment and finds or gets ComfyUI (see environment.py). Each core runs a file at a time, up
-to four; `-n 0` runs all in one process, for a debugger.
+The first run makes an environment and finds or gets ComfyUI (see environment.py). Then some workers, at most four, take
+a file at a time; `-n 0` runs all in one process, for a debugger.
 """
 
 import os
@@ -9,8 +9,9 @@ import sys
 
 import environment
 
-# Each worker has nets and servers of its own in memory.
-WORKERS = min(os.cpu_count() or 1, 4)
+# One more than cores, because tests wait for pages, packages and clocks too. Each takes 1 GB of memory, a ComfyUI that
+# it starts 1.3 GB more, and the browser another one.
+WORKERS = min((os.cpu_count() or 1) + 1, 4)
 
 
 def main() -> None:

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import gc
 import importlib.util
 import os
 import signal
@@ -40,11 +41,21 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(ROOT / "tests"))
 _use_comfyui()
 _load_pack()
+# What has been imported stays. Looking through it for garbage again and again would take a tenth of the tests' time.
+gc.freeze()
+
+LONG = ("system", "weights", "training", "evaluation")
+"""Rooms whose tests wait for servers and other processes, or train and score."""
 
 
 def pytest_collection_modifyitems(items):
     """Start with the files that take longest, so that at the end no worker waits for another."""
-    items.sort(key=lambda item: item.path.parent.name not in ("system", "weights"))
+
+    def place(item):
+        room = item.path.relative_to(ROOT / "tests").parts[0]
+        return LONG.index(room) if room in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
