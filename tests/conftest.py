@@ -121,3 +121,12 @@ def inputs():
         return torch.randn(shape, generator=generator)
 
     return randn(1, 16, 5, 20, 30), randn(1, 16, 5, 20, 30), randn(1, 226, 64), randn(1, 32, 64)
+
+
+@pytest.fixture(scope="module")
+def run_python(tmp_path_factory):
+    """Runs a program in a fresh interpreter that has imported nothing but ComfyUI; returns its output."""
+    from helpers.interpreter import Interpreter
+
+    with Interpreter(tmp_path_factory.mktemp("interpreter")) as interpreter:
+        yield interpreter.run

@@ -19,7 +19,6 @@ from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.model.config import TransformerConfig
 from consisid_pack.consisid_core.model.step_cache import PUBLISHED_FIT, ResidualCache
 from consisid_pack.consisid_core.types import GlobalID, LocalID
-from helpers.interpreter import run_python
 from helpers.oracle import build_reference, relative_error
 
 import nodes as comfyui_nodes
@@ -187,7 +186,7 @@ def test_one_prompt_alone(net, cached, consisid_sampler, caplog):
     assert f"Step cache: {sum(skipped)} of {STEPS} forwards saved." in caplog.messages
 
 
-def test_two_videos_of_one_process_equal_those_of_two(net, cached, ksampler, conditioned, tmp_path):
+def test_two_videos_of_one_process_equal_those_of_two(net, cached, ksampler, conditioned, tmp_path, run_python):
     model = cached()
     first, second = ksampler(model, seed=1), ksampler(model, seed=2)
     torch.save((conditioned(), THRESHOLD), tmp_path / "inputs.pt")
