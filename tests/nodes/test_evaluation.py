@@ -353,11 +353,9 @@ def test_identity_effect_samples_what_the_sampler_samples(run_node, sampling):
     assert plots["dark"].mean() + 0.2 < plots["light"].mean()
 
 
-def test_identity_effect_has_the_samplers_inputs(node_classes):
-    effect, sampler = (
-        [(i.id, type(i), getattr(i, "default", None)) for i in node_classes[f"ConsisID{name}"].define_schema().inputs]
-        for name in ("IdentityEffect", "Sampler")
-    )
+def test_identity_effect_has_the_samplers_required_inputs(node_classes):
+    inputs = (node_classes[f"ConsisID{name}"].define_schema().inputs for name in ("IdentityEffect", "Sampler"))
+    effect, sampler = ([(i.id, type(i), getattr(i, "default", None)) for i in of if not i.optional] for of in inputs)
     assert effect[:-1] == sampler and effect[-1][0] == "plot_theme"
 
 
