@@ -19,7 +19,7 @@ _GRACE = 10  # seconds that the command has to end in order
 def main(command: list[str]) -> int:
     """Run a command, and return its exit code."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_this if os.name != "nt" else None
+        command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_this if sys.platform == "linux" else None
     )
     threading.Thread(target=_end_with_parent, args=(process,), daemon=True).start()
     return process.wait()

@@ -17,9 +17,6 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint.fit import about, load_exactly
-from ..checkpoint.nets import transformer_weights
-from ..checkpoint.reading import read_checkpoint
 from ..checkpoint.step_cache_fit import fit_path
 from ..command_line import run_command
 from ..errors import ConsisIDError
@@ -29,7 +26,9 @@ from ..model.transformer import BLOCKS_WRAPPER, BlockInputs, ConsisIDTransformer
 from .cache import ClipCache
 from .cases import CaseSet
 from .conditions import check_sizes
-from .sample import Sampling, sample_latents
+from .net_options import add_device_option, chosen_device
+from .sample import Sampling, add_sampling_options, chosen_sampling, sample_latents
+from .sampling_net import build_transformer, read_transformer
 from .validation import image_latents, predictor
 
 _DEGREE = 4
@@ -117,7 +116,6 @@ def fit(measured: Measured) -> tuple[StepCacheFit, float]:
 
 
 def _parser():
-    usual = Sampling()
     parser = argparse.ArgumentParser(
         prog="python -m consisid_core.training fit_step_cache",
         description="Measures how much steps of weights change, and writes beside them what ConsisID Step Cache needs. "
@@ -128,13 +126,8 @@ def _parser():
         "models", metavar="MODEL", type=Path, nargs="+", help="transformer as Load ConsisID DiT takes it: a file or a "
         "folder of shards",
     )  # fmt: skip
-    parser.add_argument(
-        "--steps", type=int, default=usual.steps, help=f"of the sampler, {_LEAST_STEPS} to 1000; those that videos "
-        "will be made with, or more (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--guidance", type=float, default=usual.guidance, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=usual.seed, help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
+    add_sampling_options(parser, _LEAST_STEPS, "; those that videos will be made with, or more")
+    add_device_option(parser)
     return parser
 
 
@@ -148,17 +141,16 @@ def main(arguments: Sequence[str]) -> int:
 def _run(options):
     from tqdm import tqdm
 
-    if not _LEAST_STEPS <= options.steps <= 1000:
-        raise ConsisIDError(f"--steps must be {_LEAST_STEPS} to 1000, not {options.steps}.")
+    settings = chosen_sampling(options, _LEAST_STEPS)
     for path in map(fit_path, options.models):
         if path.exists():
             raise ConsisIDError(f"{path} exists already. Remove it to fit anew.")
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    settings = Sampling(options.steps, options.guidance, options.seed)
+    device = torch.device(chosen_device(options))
     cache = ClipCache(options.cache)
     cases = CaseSet(cache)
     for model in options.models:
-        net = _load(model, device)
+        if_quantised = f"Fit the bf16 weights, and put a copy of their fit here as {fit_path(model)}."
+        net = build_transformer(read_transformer(model, if_quantised), device)
         check_sizes(cache, net.config)
         with tqdm(total=len(cases) * options.steps, desc=model.name, unit="step", dynamic_ncols=True) as bar:
             measured = measure(net, cases, settings, bar.update)
@@ -173,17 +165,3 @@ def _run(options):
         for threshold in _THRESHOLDS:
             skipped = skipped_steps(measured.embeddings, result, threshold, [True] * options.steps)
             print(f"At threshold {threshold} ConsisID Step Cache skips {sum(skipped)} of {options.steps} steps.")
-
-
-def _load(model, device):
-    checkpoint = read_checkpoint(model)
-    with about(model, "Name ConsisID's transformer: a file, or a folder of shards"):
-        weights = transformer_weights(checkpoint)
-        if weights.quantization:
-            raise ConsisIDError(
-                f"{model} is quantised. Fit the bf16 weights, and put a copy of their fit here as {fit_path(model)}."
-            )
-        net = ConsisIDTransformer(weights.config, device="meta")
-        load_exactly(net, weights.state_dict)
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return net.to(device, dtype).requires_grad_(False).eval()

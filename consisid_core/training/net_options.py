@@ -20,9 +20,14 @@ def add_net_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     nets.add_argument("--eva", metavar="FILE", type=Path)
     nets.add_argument("--parser", metavar="FILE", type=Path, help="BiSeNet face parser")
     nets.add_argument("--pack", metavar="DIR", type=Path, help="insightface pack")
-    nets.add_argument("--device", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
+    add_device_option(nets)
     nets.add_argument("--provider", choices=PROVIDER_CHOICES, default="auto", help="runs the face pack")
     return nets
+
+
+def add_device_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Let a command take `--device`."""
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
 
 
 def chosen_paths(options: argparse.Namespace) -> EncoderPaths:

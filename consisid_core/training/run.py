@@ -28,6 +28,7 @@ from .guard import Watch
 from .loop import StepReport, Trainer
 from .monitor import Monitor
 from .net import build_net
+from .net_options import chosen_device
 from .run_folder import held, note
 from .run_validation import RunValidation
 from .stages import PlacedStage, placed_stages
@@ -196,7 +197,7 @@ def _parser():
 def main(arguments: Sequence[str]) -> int:
     """Run the command with these arguments. Returns its exit code."""
     options = _parser().parse_args(arguments)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(options)
     logging.basicConfig(format="%(message)s")
     try:
         config = load_config(options.config)

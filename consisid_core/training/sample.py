@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..errors import ConsisIDError
 from ..model.schedule import alphas_cumprod, dpm_step, seeded_noise, target_timesteps, trailing_timesteps
 from ..model.vae import CogVideoXVAE
 from .diffusion import LATENT_SCALE, denoised
@@ -17,6 +19,7 @@ Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 Branches = Callable[[Callable[[torch.Tensor], torch.Tensor], Sequence[torch.Tensor]], list[torch.Tensor]]
 """(what predicts for a text, one or two texts) -> the prediction for each."""
 
+_MOST_STEPS = 1000
 _LEAST_ALPHA = 1e-30
 """Stands for the 0 of the first step where its logarithm is taken."""
 
@@ -28,6 +31,34 @@ class Sampling:
     steps: int = 50
     guidance: float = 6.0
     seed: int = 42
+
+
+def add_sampling_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, least_steps: int = 1, of_steps: str = ""
+) -> None:
+    """Let a command take `--steps`, `--guidance` and `--seed`.
+
+    Args:
+        least_steps: as of `chosen_sampling`.
+        of_steps: more to say of the steps.
+    """
+    usual = Sampling()
+    steps = f"of the sampler, {least_steps} to {_MOST_STEPS}{of_steps} (default: %(default)s)"
+    parser.add_argument("--steps", type=int, default=usual.steps, metavar="N", help=steps)
+    guidance = "1 is none (default: %(default)s)"
+    parser.add_argument("--guidance", type=float, default=usual.guidance, metavar="X", help=guidance)
+    parser.add_argument("--seed", type=int, default=usual.seed, metavar="N", help="of the noise (default: %(default)s)")
+
+
+def chosen_sampling(options: argparse.Namespace, least_steps: int = 1) -> Sampling:
+    """What was chosen.
+
+    Raises:
+        ConsisIDError: there are too few or too many steps.
+    """
+    if not least_steps <= options.steps <= _MOST_STEPS:
+        raise ConsisIDError(f"--steps must be {least_steps} to {_MOST_STEPS}, not {options.steps}.")
+    return Sampling(options.steps, options.guidance, options.seed)
 
 
 def one_after_the_other(predict: Callable[[torch.Tensor], torch.Tensor], texts: Sequence[torch.Tensor]) -> list:
@@ -91,5 +122,10 @@ def decode(vae: CogVideoXVAE, latents: torch.Tensor) -> torch.Tensor:
         uint8 [4T-3, 8h, 8w, 3] on the CPU.
     """
     weight = next(vae.parameters())
-    video = vae.decode((latents[None] / LATENT_SCALE).to(weight))[0].float()
+    return to_pixels(vae.decode((latents[None] / LATENT_SCALE).to(weight))[0])
+
+
+def to_pixels(video: torch.Tensor) -> torch.Tensor:
+    """[3, T, H, W] in -1..1, as a VAE gives it -> uint8 [T, H, W, 3] on the CPU."""
+    video = video.float()
     return ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu()

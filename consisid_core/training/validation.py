@@ -34,8 +34,9 @@ from ..model.transformer import ConsisIDTransformer
 from .cache import ClipCache
 from .cases import CaseSet, Person
 from .diffusion import LATENT_SCALE
+from .net_options import add_device_option, chosen_device
 from .pictures import strip, write_video
-from .sample import Predict, Sampling, decode, sample_latents
+from .sample import Predict, Sampling, add_sampling_options, chosen_sampling, decode, sample_latents
 from .trained import trained_weights
 
 if TYPE_CHECKING:
@@ -222,7 +223,6 @@ def _write_picture(picture, path):
 
 
 def _parser():
-    usual = Sampling()
     parser = argparse.ArgumentParser(
         prog="python -m consisid_core.training validation",
         description="Makes and scores the videos of the cache's cases from a checkpoint of a run.",
@@ -231,12 +231,8 @@ def _parser():
     parser.add_argument("target", metavar="OUT", type=Path, help="folder to write, which does not exist yet")
     parser.add_argument("--step", type=int, help="of the checkpoint (default: the newest)")
     parser.add_argument("--last", action="store_true", help="the last weights instead of the averaged ones")
-    parser.add_argument(
-        "--steps", type=int, default=usual.steps, help="of the sampler, 1 to 1000 (default: %(default)s)"
-    )
-    parser.add_argument("--guidance", type=float, default=usual.guidance, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=usual.seed, help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, … (default: cuda if there is one)")
+    add_sampling_options(parser)
+    add_device_option(parser)
     return parser
 
 
@@ -254,15 +250,13 @@ def _run(options):
 
     if os.path.lexists(options.target):
         raise ConsisIDError(f"{options.target} exists already. Name a folder that does not.")
-    if not 1 <= options.steps <= 1000:
-        raise ConsisIDError(f"--steps must be 1 to 1000, not {options.steps}.")
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    sampling = chosen_sampling(options)
+    device = torch.device(chosen_device(options))
     weights = trained_weights(options.run_dir, options.step, not options.last)
     cases = CaseSet(ClipCache(weights.config.data.cache))
     net = ConsisIDTransformer(weights.net, device="meta")
     load_exactly(net, weights.merged(torch.bfloat16 if device.type == "cuda" else torch.float32))
     net.to(device).requires_grad_(False).eval()
-    sampling = Sampling(options.steps, options.guidance, options.seed)
     validator = Validator(cases, sampling, resolve_providers("auto"))
     with tqdm(total=len(cases) * options.steps, unit="step", dynamic_ncols=True) as bar:
         latents = validator.latents(predictor(net), net.config, device, bar.update)

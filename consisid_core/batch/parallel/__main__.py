@@ -13,8 +13,11 @@ from pathlib import Path
 from ...command_line import INTERRUPTED, run_command
 from ...errors import ConsisIDError, is_out_of_memory, lack_of_memory
 from ...training.net_options import add_net_options, chosen_device, chosen_paths
+from ...training.sample import add_sampling_options, chosen_sampling
 from ...weights.parts import PARTS
 from .layout import check_size, choose_layout
+
+_IF_QUANTISED = "Such weights are for one GPU with little memory: name those in bf16."
 
 
 def _parser():
@@ -30,15 +33,13 @@ def _parser():
     video = parser.add_argument_group("video")
     video.add_argument("--prompt", required=True, metavar="TEXT")
     video.add_argument("--negative", default="", metavar="TEXT", help="negative prompt (default: none)")
+    add_sampling_options(video)
     for name, value, what in (
-        ("seed", 42, "of the noise"),
-        ("steps", 50, "of the sampler, 1 to 1000"),
         ("width", 720, "pixels, a multiple of 16"),
         ("height", 480, "pixels, a multiple of 16"),
         ("frames", 49, "4n+1"),
     ):
         video.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{what} (default: {value})")
-    video.add_argument("--guidance", type=float, default=6.0, metavar="X", help="default: %(default)s; 1 is none")
     layout = parser.add_argument_group("layout", "product of the three: the number of processes. Default: see the docs")
     layout.add_argument("--cfg-split", type=int, metavar="N", help="2: prompt and negative prompt at the same time")
     layout.add_argument("--ring", type=int, metavar="N", help="split the sequence, keys and values travel")
@@ -93,10 +94,10 @@ def _run(options, device):
     from ...training.diffusion import LATENT_SCALE
     from ...training.encoders import load_vae
     from ...training.pictures import write_video
-    from ...training.sample import Sampling, sample_latents
+    from ...training.sample import sample_latents, to_pixels
+    from ...training.sampling_net import build_transformer, read_transformer
     from ...training.validation import image_latents, predictor
     from .processes import from_first, join_mesh
-    from .request import build_transformer, read_transformer
     from .rows import decode_rows
     from .sequence import SequenceParallel, split_guidance
 
@@ -106,9 +107,9 @@ def _run(options, device):
         print(f"Layout: {layout}.")
     mesh = join_mesh(layout, device)
     sequence = SequenceParallel(mesh)
-    net = build_transformer(read_transformer(transformer), device, sequence.attention)
+    net = build_transformer(read_transformer(transformer, _IF_QUANTISED), device, sequence.attention)
     predict = predictor(net, sequence.transformer_options)(request.person)
-    settings = Sampling(options.steps, options.guidance, options.seed)
+    settings = chosen_sampling(options)
     with tqdm(total=options.steps, unit="step", dynamic_ncols=True, disable=not is_first) as bar:
         latents = sample_latents(
             predict, request.text, request.negative, image_latents(request.person, net.config).to(device), settings,
@@ -119,10 +120,9 @@ def _run(options, device):
     del net, predict
     vae = load_vae(vae_file, device, "Choose ConsisID's: vae/diffusion_pytorch_model.safetensors")
     with torch.no_grad():
-        video = decode_rows(vae, (latents[None] / LATENT_SCALE).to(next(vae.parameters())))[0].float()
+        video = decode_rows(vae, (latents[None] / LATENT_SCALE).to(next(vae.parameters())))[0]
     if is_first:
-        pixels = ((video.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0).cpu().numpy()
-        print(f"Wrote {_write(pixels, options.target, write_video)}.")
+        print(f"Wrote {_write(to_pixels(video).numpy(), options.target, write_video)}.")
 
 
 def _prepare(options, device):
@@ -131,7 +131,8 @@ def _prepare(options, device):
 
     from ...checkpoint.model_folders import ModelFolders
     from ...training.cache import Geometry
-    from .request import make_request, read_transformer
+    from ...training.sampling_net import read_transformer
+    from .request import make_request
 
     _check(options)
     paths = chosen_paths(options)
@@ -144,7 +145,7 @@ def _prepare(options, device):
             f"There is no transformer at {transformer}. Name one with --transformer, or fetch the released weights: "
             "python -m consisid_core.weights download"
         )
-    config = read_transformer(transformer).config
+    config = read_transformer(transformer, _IF_QUANTISED).config
     layout = choose_layout(
         dist.get_world_size(), config.num_heads, options.guidance != 1, options.cfg_split, options.ring, options.ulysses
     )
@@ -160,10 +161,9 @@ def _check(options):
         raise ConsisIDError(f"{options.target} exists already. Name a file that does not.")
     if not options.target.absolute().parent.is_dir():
         raise ConsisIDError(f"{options.target.absolute().parent} is not a folder. Make it, or name another.")
-    if not 1 <= options.steps <= 1000:
-        raise ConsisIDError(f"--steps must be 1 to 1000, not {options.steps}.")
+    chosen_sampling(options)
     for name in ("cfg_split", "ring", "ulysses"):
-        if (getattr(options, name) or 1) < 1 or getattr(options, name) == 0:
+        if (value := getattr(options, name)) is not None and value < 1:
             raise ConsisIDError(f"--{name.replace('_', '-')} must be 1 or more.")
     if not 0 <= options.seed < 2**64 - 1:
         raise ConsisIDError(f"--seed must be 0 to 2^64 - 2, not {options.seed}.")

@@ -9,14 +9,9 @@ from pathlib import Path
 
 import torch
 
-from ...checkpoint.fit import about, load_exactly
-from ...checkpoint.nets import NetWeights, transformer_weights
-from ...checkpoint.reading import read_checkpoint
 from ...errors import ConsisIDError
 from ...evaluation.video import read_picture
-from ...model.attention import Attention
 from ...model.config import TransformerConfig
-from ...model.transformer import ConsisIDTransformer
 from ...training.cache import Geometry
 from ...training.cases import Person, encode_person
 from ...training.encoders import EncoderPaths, Encoders
@@ -91,24 +86,3 @@ def _check(request, config, paths):
                 f"different releases are mixed. Those named or found are {paths.text_encoder}, {paths.pack} and "
                 f"{paths.eva}."
             )
-
-
-def read_transformer(path: Path) -> NetWeights:
-    """A transformer's weights, mapped from its file.
-
-    Raises:
-        ConsisIDError: naming the file, if it is none, damaged or quantised.
-    """
-    checkpoint = read_checkpoint(path)
-    with about(path, "Name ConsisID's transformer: a file, or a folder of shards"):
-        weights = transformer_weights(checkpoint)
-    if weights.quantization:
-        raise ConsisIDError(f"{path} is quantised, which is for one GPU with little memory. Name the bf16 weights.")
-    return weights
-
-
-def build_transformer(weights: NetWeights, device: torch.device, attention: Attention) -> ConsisIDTransformer:
-    """The net on a device, in bf16 on a card, else in float32."""
-    net = ConsisIDTransformer(weights.config, device="meta", attention=attention)
-    load_exactly(net, weights.state_dict)
-    return net.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32).requires_grad_(False).eval()

@@ -59,12 +59,11 @@ class _Run:
     """The stages, each a method of its name."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        import torch
-
+        from ..net_options import chosen_device
         from .nets import Sizes
 
         self.options, self.work = options, options.work
-        self.device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = chosen_device(options)
         self.batches = _CUDA_BATCHES if self.device.startswith("cuda") else _CPU_BATCHES
         self.sizes = Sizes()
         self._pool = None

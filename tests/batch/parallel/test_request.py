@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from consisid_pack.consisid_core.batch.parallel.request import build_transformer, make_request, read_transformer
+from consisid_pack.consisid_core.batch.parallel.request import make_request
 from consisid_pack.consisid_core.dev.tiny import TRANSFORMER
 from consisid_pack.consisid_core.errors import ConsisIDError
-from consisid_pack.consisid_core.model.attention import scaled_dot_product_attention
 from consisid_pack.consisid_core.training.cache import Geometry
 from consisid_pack.consisid_core.training.encoders import EncoderPaths
 from PIL import Image
@@ -52,11 +51,3 @@ def test_a_photo_without_a_face_is_named(paths, tmp_path):
     Image.fromarray(np.full((200, 200, 3), 127, np.uint8)).save(photo)
     with pytest.raises(ConsisIDError, match="nobody.png: .*No face found"):
         make_request(photo, ("A smile", ""), GEOMETRY, TRANSFORMER, paths, CPU, "CPU")
-
-
-def test_transformer(models_dir, paths):
-    weights = read_transformer(models_dir / "diffusion_models/consisid_demo/transformer")
-    net = build_transformer(weights, CPU, scaled_dot_product_attention)
-    assert net.config == TRANSFORMER and net.proj_out.weight.dtype == torch.float32
-    with pytest.raises(ConsisIDError, match="diffusion_pytorch_model.safetensors .*Name ConsisID's transformer"):
-        read_transformer(paths.vae)
