@@ -19,6 +19,8 @@ import numpy as np
 from ..checkpoint.files import DEMO_MARKER, NOTE
 from ..checkpoint.model_folders import DEFAULT_WEIGHTS
 from ..errors import ConsisIDError
+from ..training.small import SET_NAME
+from ..training.small.onnx_weights import unpack_weights
 
 DETECTOR_FILE = "det_yunet_scrfd.onnx"
 RECOGNISER_FILE = "rec_sface512.onnx"
@@ -139,8 +141,6 @@ def _as_scrfd(model):
         for s in _STRIDES
     ]
     initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
-    from ..training.small.sface import unpack_weights
-
     _drop_blocks_of_single_scales(model.graph)
     unpack_weights(model.graph)
     return _marked_model(
@@ -161,8 +161,6 @@ def _as_arcface(model, keeps_int8):
     from onnx import TensorProto, helper, numpy_helper
 
     if not keeps_int8:
-        from ..training.small.sface import unpack_weights
-
         unpack_weights(model.graph)
     # insightface tells a net that scales its own input by a subtraction and a multiplication among the first nodes.
     scaling = [node for node in model.graph.node if node.name in ("_minusscalar0", "_mulscalar0")]
@@ -199,6 +197,4 @@ def _marked_model(source, nodes, inputs, outputs, initializers, notice):
 
 
 if __name__ == "__main__":
-    from ..training.small.assemble import SET_NAME
-
     write_demo_face_pack(DEFAULT_WEIGHTS / "insightface" / "models" / SET_NAME, _SMALL_SET)

@@ -412,7 +412,7 @@ def test_the_modules_import_no_heavy_library():
         "import sys, types; pack = sys.modules['pack'] = types.ModuleType('pack'); pack.__path__ = [sys.argv[1]]\n"
         "import pack.face.detector, pack.face.align, pack.face.drawing, pack.face.quality, pack.face.selection\n"
         "import pack.face.providers, pack.dev.demo_face_pack\n"
-        "print({'cv2', 'PIL', 'torch', 'onnx', 'onnxruntime', 'insightface'} & set(sys.modules) or 'light')"
+        "print({'cv2', 'PIL', 'torch', 'numba', 'onnx', 'onnxruntime', 'insightface'} & set(sys.modules) or 'light')"
     )
     run = subprocess.run([sys.executable, "-c", code, ROOT / "consisid_core"], capture_output=True, text=True)
     assert run.stdout == "light\n", run.stdout + run.stderr

@@ -130,7 +130,7 @@ class _Run:
         if self.options.pack:
             return self.options.pack
         from ...checkpoint.model_folders import DEFAULT_WEIGHTS
-        from .assemble import SET_NAME
+        from . import SET_NAME
 
         return DEFAULT_WEIGHTS / "insightface" / "models" / SET_NAME
 

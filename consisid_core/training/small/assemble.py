@@ -15,12 +15,11 @@ from ...checkpoint.net_config import T5_VOCABULARY, diffusers_config
 from ...errors import ConsisIDError
 from ...evaluation.results import whole_file
 from ...model.vae import CogVideoXVAE
+from . import SET_NAME
 from .autoencoder import by_name
 from .nets import Sizes
 from .stage import read_state
 from .words import UNKNOWN
-
-SET_NAME = "consisid_small"
 
 _NOTE = (
     "a small ConsisID that comes with the pack, for a first look on any computer. It was trained on drawn people who "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,10 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...errors import ConsisIDError, in_short
+from .onnx_weights import unpack_weights
 from .producer import RECOGNISER_SIZE
-
-if TYPE_CHECKING:
-    import onnx
 
 _FLOAT, _INT, _INTS = 1, 2, 7
 """Kinds of attributes in ONNX."""
@@ -67,20 +64,6 @@ class Recogniser(nn.Module):
             inputs = [values[name] for name in node.input if name]
             values[node.output[0]] = _LAYERS[node.op_type](_attributes(node), *inputs)
         return values[self._output]
-
-
-def unpack_weights(graph: onnx.GraphProto) -> None:
-    """Put float weights in place of int8 ones in a graph, which onnxruntime would unpack anew at every run."""
-    from onnx import numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in list(graph.node):
-        if node.op_type in ("DequantizeLinear", "Reshape") and all(name in values for name in node.input):
-            (value,) = ReferenceEvaluator(node).run(None, {name: values[name] for name in node.input})
-            values[node.output[0]] = value
-            graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-            graph.node.remove(node)
 
 
 def _attributes(node):
