@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,17 @@ from .errors import ConsisIDError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """The `type` of an option that is a whole number from so many on."""
+
+    def number(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on.")
+        return int(text)
+
+    return number
 
 
 def run_command(command: Callable[[], int | None], folder: Path | str, after_stop: str = "") -> int:

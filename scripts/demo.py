@@ -28,6 +28,10 @@ from typing import TYPE_CHECKING
 import environment
 from environment import CACHE, ROOT, UserError, say
 
+sys.path.append(str(ROOT))
+from consisid_core.batch.graph import title  # noqa: E402
+from consisid_core.command_line import at_least  # noqa: E402
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -81,10 +85,10 @@ def parse_options() -> argparse.Namespace:
     the_workflow = "(default: the workflow's)"
     parser.add_argument("--prompt", type=_words, metavar="TEXT", help=f"what the person does {the_workflow}")
     parser.add_argument("--negative", metavar="TEXT", help="what the video should not show (default: nothing)")
-    parser.add_argument("--seed", type=_at_least(0), metavar="N", help=f"seed of the noise {the_workflow}")
-    parser.add_argument("--steps", type=_at_least(1), metavar="N", help=f"sampling steps {the_workflow}")
+    parser.add_argument("--seed", type=at_least(0), metavar="N", help=f"seed of the noise {the_workflow}")
+    parser.add_argument("--steps", type=at_least(1), metavar="N", help=f"sampling steps {the_workflow}")
     parser.add_argument("--cfg", type=float, metavar="X", help=f"how closely the prompt is followed {the_workflow}")
-    parser.add_argument("--length", type=_at_least(1), metavar="N", help=f"frames, 4n+1 {the_workflow}")
+    parser.add_argument("--length", type=at_least(1), metavar="N", help=f"frames, 4n+1 {the_workflow}")
     output = "folder or .mp4 file for the video, numbered if it exists (default: demo_output in the repository)"
     parser.add_argument("--output", type=Path, default=ROOT / "demo_output", metavar="PATH", help=output)
     parser.add_argument("--comfyui", metavar="DIR", help="the ComfyUI to use (default: COMFYUI_PATH, or found)")
@@ -111,15 +115,6 @@ def _words(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty. Say what the person does, in whole sentences.")
     return text
-
-
-def _at_least(minimum: int):
-    def number(text: str) -> int:
-        if not text.strip().isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on.")
-        return int(text)
-
-    return number
 
 
 def comfyui_in_environment(options: argparse.Namespace) -> Path:
@@ -170,7 +165,6 @@ def check_picture_exists(path: Path | None) -> None:
 
 def read_picture(path: Path | None) -> tuple[str, bytes]:
     """Return a file name and the bytes of the user's picture, or of the portrait that scikit-image carries."""
-    sys.path.append(str(ROOT))
     from consisid_core.errors import ConsisIDError
     from consisid_core.face.photo import portable_photo
 
@@ -397,17 +391,12 @@ async def execute(server: Server, session: aiohttp.ClientSession, graph: dict) -
     return answer["prompt_id"]
 
 
-def title_of(graph: dict, node_id: str) -> str:
-    node = graph.get(node_id, {})
-    return node.get("_meta", {}).get("title") or node.get("class_type", "unknown")
-
-
 def validation_message(graph: dict, answer: dict) -> str:
     """Put ComfyUI's answer to a graph that it rejects into one sentence per fault."""
     lines = ["ComfyUI rejected the workflow."]
     for node_id, report in answer.get("node_errors", {}).items():
         for error in report["errors"]:
-            lines.append(f"    Node {node_id} ({title_of(graph, node_id)}): {error['message']} ({error['details']}).")
+            lines.append(f"    Node {node_id} ({title(graph, node_id)}): {error['message']} ({error['details']}).")
     if len(lines) == 1:
         lines.append(f"    {answer['error']['message']} ({answer['error']['details']}).")
     return "\n".join(lines)
@@ -441,7 +430,7 @@ async def follow(server: Server, socket_: aiohttp.ClientWebSocketResponse, graph
                 return
             begun += 1
             first_step = None
-            say(f"  {begun}/{len(graph)} {title_of(graph, data['node'])}")
+            say(f"  {begun}/{len(graph)} {title(graph, data['node'])}")
         elif kind == "progress":
             now, value, total = time.monotonic(), data["value"], data["max"]
             first_step = first_step or (now, value)
@@ -449,7 +438,7 @@ async def follow(server: Server, socket_: aiohttp.ClientWebSocketResponse, graph
                 last_line = now
                 say(f"      step {value} of {total}{time_left(first_step, now, value, total)}")
         elif kind == "execution_error":
-            where = f"Node {data['node_id']} ({title_of(graph, data['node_id'])})"
+            where = f"Node {data['node_id']} ({title(graph, data['node_id'])})"
             raise UserError(f"{where} failed: {data['exception_message'].strip()}\nThe traceback is in {server.log}.")
         elif kind == "execution_interrupted":
             raise UserError("The workflow was interrupted in ComfyUI.")

@@ -1,7 +1,9 @@
 """How commands end."""
 
+import argparse
+
 import pytest
-from consisid_pack.consisid_core.command_line import run_command
+from consisid_pack.consisid_core.command_line import at_least, run_command
 from consisid_pack.consisid_core.errors import ConsisIDError
 
 
@@ -41,3 +43,10 @@ def test_a_stop_that_leaves_nothing_to_say(capsys):
 def test_other_errors_are_ours_and_keep_their_trace():
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 // 0, "out")
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "1.5", "many", ""])
+def test_whole_numbers_have_a_least_one(text):
+    assert at_least(1)("12") == 12
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a whole number from 1 on"):
+        at_least(1)(text)

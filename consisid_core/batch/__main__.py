@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from ..command_line import run_command
+from ..command_line import at_least, run_command
 from .cost import cost_lines
 from .faces import ANALYZER, FACE_NODES
 from .graph import DEFAULT, read_graph
@@ -49,7 +49,7 @@ def _parser():
         help='further options for the ComfyUI servers that are started, in one text: "--fast --lowvram"',
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=_at_least(1), metavar="N", help="so many servers on this machine (default: one for each GPU)"
+        "--workers", type=at_least(1), metavar="N", help="so many servers on this machine (default: one for each GPU)"
     )
     parser.add_argument(
         "--url", action="append", metavar="URL",
@@ -65,11 +65,11 @@ def _parser():
         "which then is a folder that all machines see under this path",
     )  # fmt: skip
     parser.add_argument(
-        "--attempts", type=_at_least(1), default=3, metavar="N",
+        "--attempts", type=at_least(1), default=3, metavar="N",
         help="so many workers are given a video whose worker is lost or hangs (default: 3)",
     )  # fmt: skip
     parser.add_argument(
-        "--stall", type=_at_least(1), default=1800, metavar="SECONDS",
+        "--stall", type=at_least(1), default=1800, metavar="SECONDS",
         help="a video without any progress for so long counts as hung (default: 1800)",
     )  # fmt: skip
     parser.add_argument("--retry-refused", action="store_true", help="try also what a node has refused before")
@@ -85,17 +85,8 @@ def _parser():
     preset = parser.add_argument_group("to lay out the table: every photo with every prompt and seed")
     preset.add_argument("--people", type=Path, metavar="DIR", help="photos, or a folder of photos for each person")
     preset.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line")
-    preset.add_argument("--seeds", type=_at_least(1), metavar="N", help="seeds 0 to N-1 (default: 1)")
+    preset.add_argument("--seeds", type=at_least(1), metavar="N", help="seeds 0 to N-1 (default: 1)")
     return parser
-
-
-def _at_least(minimum):
-    def number(text):
-        if not text.strip().isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {minimum} on")
-        return int(text)
-
-    return number
 
 
 def _backend(options, folder):

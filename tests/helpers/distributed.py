@@ -1,25 +1,16 @@
-"""A training run of two processes, from a fork server: a fork of the tests' own would fail once autograd was used.
+"""A training run of two processes."""
 
-They import the core by its own name: `consisid_pack` exists under pytest only.
-"""
-
-import multiprocessing
 import os
-import socket
 
-from helpers.processes import SECONDS
+from helpers.processes import SECONDS, forkserver
 
 
 def run_two(config_file, run_dir):
     """Run two processes, told who they are as launchers tell them."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.utils.tensorboard"]
-    )
-    processes = [context.Process(target=_run_as, args=(rank, port, config_file, run_dir)) for rank in (0, 1)]
+    from consisid_pack.consisid_core.batch.server import free_port
+
+    port = free_port()
+    processes = [forkserver().Process(target=_run_as, args=(rank, port, config_file, run_dir)) for rank in (0, 1)]
     for one in processes:
         one.start()
     for one in processes:

@@ -1,8 +1,6 @@
-"""What the processes of a parallel run do. They import the core by its own name: `consisid_pack` exists under pytest
-only."""
+"""What the processes of a parallel run do, which come of `helpers.processes.forkserver`."""
 
 import json
-import multiprocessing
 import os
 import sys
 from pathlib import Path
@@ -14,15 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TEXT, LATENTS, ROWS = 19, (3, 8, 8), 5
 """67 tokens and 5 rows of latents, which neither 2, 3 nor 4 divide; of four shares the first is text alone."""
 STEPS = 2
-
-
-def forkserver():
-    """Where processes come from: a fork of the tests' fails once autograd was used, and a new one imports for long."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch.distributed.device_mesh", "transformers.models.t5.modeling_t5", "timm", "onnxruntime"]
-    )
-    return context
 
 
 def net_config():

@@ -1,5 +1,6 @@
 """Waiting for what another process does."""
 
+import multiprocessing
 import time
 
 SECONDS = 600
@@ -13,3 +14,18 @@ def wait_until(condition, process):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def forkserver():
+    """Where processes come from: a fork of the tests' fails once autograd was used, and a new one imports for long.
+
+    They import the core by its own name: `consisid_pack` exists under pytest only.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        [
+            "torch.distributed.checkpoint", "torch.distributed.device_mesh", "torch.distributed.fsdp",
+            "torch.utils.tensorboard", "transformers.models.t5.modeling_t5", "timm", "onnxruntime",
+        ]
+    )  # fmt: skip
+    return context

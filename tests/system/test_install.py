@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from consisid_pack.consisid_core.batch.server import free_port
 from helpers import ROOT
 from helpers.processes import SECONDS
 from packaging.requirements import Requirement
@@ -235,9 +235,7 @@ def server(archive, tmp_path_factory):
     for name in ("models", "input", "output", "temp", "user"):
         (base / name).mkdir()
     shutil.copytree(archive, base / "custom_nodes" / "comfyui-consisid")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--base-directory", str(base), "--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
     log = base / "server.log"

@@ -25,6 +25,7 @@ from consisid_pack.consisid_core.training.net import build_net
 from consisid_pack.consisid_core.training.stages import placed_stages
 from consisid_pack.consisid_core.types import GlobalID, LocalID
 from helpers.training_nets import options, tiny_paths
+from helpers.training_runs import FACE
 from helpers.training_videos import SIZE, write_manifest
 from helpers.videos import write_video
 from safetensors import safe_open
@@ -33,7 +34,7 @@ from safetensors.torch import save_file
 EXPORTED = "transformer/diffusion_pytorch_model.safetensors"
 CAPTIONS = ("a red wall", "the blue sea", "green hills", "night", "snow", "a desert", "flowers", "the moon")
 GEOMETRY = "--width 48 --height 32 --frames 5 --stride 1 --references 1 --variants 1 --text-length 12".split()
-CONFIG = """
+CONFIG = f"""
 preset = "small"
 [data]
 cache = "cache"
@@ -57,14 +58,7 @@ sample_frames = 2
 cross_attn_interval = 1
 cross_attn_heads = 2
 cross_attn_head_dim = 16
-[net.facial_extractor]
-id_dim = 544
-vit_dim = 64
-depth = 5
-heads = 2
-head_dim = 8
-output_dim = 32
-[conditions]  # Nothing is left to chance but noise and timesteps.
+{FACE}[conditions]  # Nothing is left to chance but noise and timesteps.
 cross_face = 0
 reference_noise = false
 image_dropout = 0

@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from helpers.parallel import compare, forkserver
+from helpers.parallel import compare
+from helpers.processes import forkserver
 
 LAYOUTS = {
     2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)],

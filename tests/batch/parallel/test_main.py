@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import time
 from contextlib import contextmanager
 
@@ -13,7 +12,9 @@ import numpy as np
 import pytest
 import skimage.data
 from consisid_pack.consisid_core.batch.parallel.__main__ import main
-from helpers.parallel import forkserver, run_as
+from consisid_pack.consisid_core.batch.server import free_port
+from helpers.parallel import run_as
+from helpers.processes import forkserver
 from PIL import Image
 
 
@@ -45,9 +46,7 @@ def folder(tmp_path_factory):
 @contextmanager
 def started(count, folder, target, options):
     """Processes as torchrun starts them; what they print is in `{target}.{rank}.txt`."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     arguments = [str(folder / "astronaut.png"), str(folder / target), *options]
     processes = [
         forkserver().Process(target=run_as, args=(rank, count, port, folder / f"{target}.{rank}.txt", arguments))
