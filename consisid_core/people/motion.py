@@ -55,8 +55,8 @@ def sample_motion(action: str, frames: int, rng: np.random.Generator) -> list[Mo
         frames: how many.
         rng: decides the posture at the start, the mood, the extent, and whether the person blinks.
     """
-    yaw, pitch, roll = rng.normal(0, 1, 3) * (4, 3, 1.5)
-    mood, extent = rng.uniform(0, 0.35), rng.uniform(0.8, 1.1)
+    yaw, pitch, roll = rng.normal(0, 1, 3) * (2, 1.5, 0.7)
+    mood, extent = rng.uniform(0, 0.25), rng.uniform(0.9, 1.1)
     blinks, blink_time = rng.random() < 0.5, rng.uniform(0.2, 0.8)
     moments = []
     for number in range(frames):

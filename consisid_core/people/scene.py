@@ -86,8 +86,8 @@ def sample_scene(rng: np.random.Generator) -> Scene:
     return Scene(
         light=light,
         background=Background(kind, (first, second)),
-        camera_angles=(float(rng.uniform(-7, 7)), float(rng.uniform(-3, 4))),
-        field_of_view=float(rng.uniform(15, 19)),
+        camera_angles=(float(rng.uniform(-3, 3)), float(rng.uniform(-1.5, 1.5))),
+        field_of_view=float(rng.uniform(16.6, 17.4)),
     )
 
 

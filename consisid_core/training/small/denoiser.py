@@ -3,13 +3,16 @@
 Coarse: image latents of the face, tokens of zeros. Fine: both halves, image latents dropped often, so that tokens are
 read. From a third on the decoded estimate at low noise has to be the person to the recogniser. The identity's own
 teaching goes on beside for a while, then its tokens stay as they are: taught by this loss they would collapse.
+
+What a small net learns last is where everything goes, which is decided at much noise: most timesteps are drawn there,
+and most steps see first frames alone, which cost a third of a clip and show the same.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,61 +38,21 @@ _OUTSIDE, _MASKED, _NO_TEXT = 0.5, 0.5, 0.1
 _NO_IMAGE = {"coarse": 0.05, "fine": 0.3}
 _TEACH_EVERY, _REFRESH = 6, 20
 _IDENTITY_WEIGHT, _IDENTITY_CLIPS, _IDENTITY_BELOW = 0.3, 40, 700
-"""The recogniser's loss: weight in every second step, clips of a batch, and timesteps that it looks at."""
-_LAST_OFTEN = 1040
+"""The recogniser's loss: weight in steps on clips, clips of a batch, and timesteps that it looks at."""
+_MUCH_NOISE, _SHARE_OF_MUCH = 650, 0.7
+"""Share of the timesteps that are drawn from so high up."""
+_LAST_OFTEN = 1010
 """Timesteps beyond the last count as the last, where the whole of a face is decided."""
-_WINDOW, _ZOOMED = 0.16, 0.85
+_STILLS, _STILLS_FOR_A_CLIP = 0.6, 3
+"""Chance of a step on first frames, and how many of them such a batch has for each clip."""
 _REPORT_TIMESTEPS, _REPORT_CLIPS = (999, 800, 500), 64
 _MIRRORED_LANDMARKS = (1, 0, 2, 4, 3)
-
-
-@dataclass
-class Windows:
-    """A random window of each clip, some mirrored: what it makes of grids and of points."""
-
-    zoom: torch.Tensor
-    """[B] part of the side that is seen."""
-    middle: torch.Tensor
-    """[B, 2] in -1..1."""
-    mirrored: torch.Tensor
-    """[B] bool."""
-    grid: torch.Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        across = torch.where(self.mirrored, -self.zoom, self.zoom)
-        zeros = torch.zeros_like(across)
-        rows = (across, zeros, self.middle[:, 0], zeros, self.zoom, self.middle[:, 1])
-        self.grid = torch.stack(rows, dim=1).unflatten(1, (2, 3))
-
-    @classmethod
-    def random(cls, count: int, device: str) -> Windows:
-        """Different ones."""
-        zoomed = torch.rand(count, device=device) < _ZOOMED
-        zoom = torch.where(zoomed, 1 - _WINDOW * torch.rand(count, device=device), 1.0)
-        middle = (2 * torch.rand(count, 2, device=device) - 1) * (1 - zoom).unsqueeze(1)
-        return cls(zoom, middle, torch.rand(count, device=device) < 0.5)
-
-    def look(self, pictures: torch.Tensor) -> torch.Tensor:
-        """[B, C, H, W] through the windows."""
-        grid = F.affine_grid(self.grid, pictures.shape, align_corners=False)
-        return F.grid_sample(pictures, grid, align_corners=False, padding_mode="border")
-
-    def landmarks(self, points: torch.Tensor, side: int) -> torch.Tensor:
-        """Where [B, 5, 2] pixels of pictures of this side come to lie; left stays on the picture's left."""
-        across = torch.where(self.mirrored, -self.zoom, self.zoom)
-        scale = torch.stack((across, self.zoom), dim=-1).unsqueeze(1)
-        moved = (((points + 0.5) * 2 / side - 1 - self.middle.unsqueeze(1)) / scale + 1) * side / 2 - 0.5
-        return torch.where(self.mirrored.view(-1, 1, 1), moved[:, list(_MIRRORED_LANDMARKS)], moved)
-
-    def of(self, chosen: torch.Tensor) -> Windows:
-        """Some of them."""
-        return Windows(self.zoom[chosen], self.middle[chosen], self.mirrored[chosen])
 
 
 @dataclass(frozen=True)
 class _Batch:
     clips: torch.Tensor
-    windows: Windows
+    mirrored: torch.Tensor
     latents: torch.Tensor
     face: torch.Tensor
     text: torch.Tensor
@@ -143,13 +106,14 @@ class DenoiserTask(Task):
             self.pool.refresh()
         if self.teacher and part < _FREEZE_FROM and self.updates % _TEACH_EVERY == 0:
             self.teacher.step(part)
-        batch = self._draw("coarse" if part < _COARSE_UNTIL else "fine")
+        stills = self.rng.random() < _STILLS
+        batch = self._draw("coarse" if part < _COARSE_UNTIL else "fine", stills)
         timestep = self._timesteps(len(batch.clips))
         noise = torch.randn_like(batch.latents)
         noisy = add_noise(batch.latents, noise, timestep)
         predicted = self._predict(noisy, timestep, batch)
         loss = clip_losses(predicted, velocity(batch.latents, noise, timestep), self._masks(batch.face)).mean()
-        if part > _IDENTITY_LOSS_FROM and self.updates % 2:
+        if part > _IDENTITY_LOSS_FROM and not stills:
             loss = loss + _IDENTITY_WEIGHT * self._identity_loss(noisy, predicted, timestep, batch)
         self.update(loss, warmed(self.updates, 300) * _decay(part))
 
@@ -176,36 +140,36 @@ class DenoiserTask(Task):
         if self.fast is not self.net:
             torch._foreach_copy_(list(self.fast.parameters()), list(self.net.parameters()))
 
-    def _draw(self, phase):
-        """Clips through windows, with captions, references and tokens, each as the recipe drops it."""
-        pool, count = self.pool, self.batch
+    def _draw(self, phase, stills=False):
+        """Clips or their first frames, some mirrored, with captions, references and tokens, each as the recipe drops
+        it."""
+        pool, count = self.pool, self.batch * (_STILLS_FOR_A_CLIP if stills else 1)
         clips = pool.some(pool.clips, count, self.rng)
         people, (one, _) = pool.owner[clips], pool.two_references(count, self.rng)
-        windows = Windows.random(count, self.device)
-        frames = pixels(pool.clip[clips])
-        seen = windows.look(frames.flatten(1, 2)).view_as(frames)
-        outside = self._happens(_OUTSIDE)
+        mirrored, outside = self._happens(0.5, count), self._happens(_OUTSIDE, count)
 
         def reference(of_people, of_clips):
             own, within = of_people[people, one], of_clips[clips]
             return torch.where(outside.view(-1, *[1] * (own.ndim - 1)), own, within)
 
         def turned(picture):
-            return torch.where(windows.mirrored.view(-1, *[1] * (picture.ndim - 1)), picture.flip(-1), picture)
+            return torch.where(mirrored.view(-1, *[1] * (picture.ndim - 1)), picture.flip(-1), picture)
 
+        frames = turned(pixels(pool.clip[clips, : 1 if stills else None]))
+        latents = self.code.encode(frames.transpose(1, 2))
         picture = turned(pixels(reference(pool.reference, pool.inside)))
         image = self.code.encode_pictures(with_noise(other_exposure(picture)))
-        image = image * ~self._happens(_NO_IMAGE[phase]).view(-1, 1, 1, 1)
+        image = image * ~self._happens(_NO_IMAGE[phase], count).view(-1, 1, 1, 1)
         tokens = self._tokens(
             reference(pool.embedding, pool.inside_embedding), turned(reference(pool.grey, pool.inside_grey))
         )
-        text = pool.text[clips, windows.mirrored.long()].long()
+        text = pool.text[clips, mirrored.long()].long()
         return _Batch(
             clips=clips,
-            windows=windows,
-            latents=self.code.encode(seen.transpose(1, 2)),
-            face=windows.look(pool.face[clips].float()),
-            text=torch.where(self._happens(_NO_TEXT).unsqueeze(1), self.empty_text, text),
+            mirrored=mirrored,
+            latents=latents,
+            face=turned(pool.face[clips].float())[:, : latents.shape[2]],
+            text=torch.where(self._happens(_NO_TEXT, count).unsqueeze(1), self.empty_text, text),
             image=image,
             tokens=tokens if phase == "fine" else torch.zeros_like(tokens),
         )
@@ -215,18 +179,21 @@ class DenoiserTask(Task):
         with self.precision():
             return self.identity(embedding, grey).float()
 
-    def _happens(self, chance):
-        return torch.rand(self.batch, device=self.device) < chance
+    def _happens(self, chance, count):
+        return torch.rand(count, device=self.device) < chance
 
     def _timesteps(self, count):
         """Spread evenly over a batch, so that its loss says more."""
-        places = torch.from_numpy(self.rng.permutation(count)).to(self.device)
-        even = (places + torch.rand(count, device=self.device)) / count
-        return (even * _LAST_OFTEN).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
+        places = (torch.from_numpy(self.rng.permutation(count)) + torch.rand(count)) / count
+        few = 1 - _SHARE_OF_MUCH
+        low = places / few * _MUCH_NOISE
+        high = _MUCH_NOISE + (places - few) / _SHARE_OF_MUCH * (_LAST_OFTEN - _MUCH_NOISE)
+        timesteps = torch.where(places < few, low, high).long().clamp(max=NUM_TRAIN_TIMESTEPS - 1)
+        return timesteps.to(self.device)
 
     def _masks(self, face):
         """Dynamic mask loss (paper section 3.4); where there is no face the whole clip counts."""
-        masked = self._happens(_MASKED) & (face.flatten(1).sum(1) > 1)
+        masked = self._happens(_MASKED, len(face)) & (face.flatten(1).sum(1) > 1)
         return torch.where(masked.view(-1, 1, 1, 1), face, torch.ones_like(face))
 
     def _identity_loss(self, noisy, predicted, timestep, batch):
@@ -241,7 +208,7 @@ class DenoiserTask(Task):
         every = torch.arange(len(chosen), device=self.device)
         pictures = self.code.decode_groups(estimate[every, :, latent].unsqueeze(2))[every, 0, frame]
         points = self.pool.landmarks[clips, 1 + 4 * (latent - 1) + frame]
-        points = batch.windows.of(chosen).landmarks(points, pictures.shape[-1])
+        points = mirrored_landmarks(points, batch.mirrored[chosen], pictures.shape[-1])
         found = F.normalize(self.recogniser(recogniser_crops(pictures, points)), dim=-1)
         photos = F.normalize(self.pool.embedding[self.pool.owner[clips]], dim=-1)
         cosine = (found * F.normalize(photos.mean(1), dim=-1)).sum(-1)
@@ -268,6 +235,16 @@ class DenoiserTask(Task):
             self.identity.load_state_dict(state["identity"])
         self.begins_at = state.get("begins_at", _STARTED)
         self._copy_to_fast()
+
+
+def mirrored_landmarks(points: torch.Tensor, mirrored: torch.Tensor, side: int) -> torch.Tensor:
+    """Where [B, 5, 2] pixels of pictures of this side come to lie in mirrored ones; left stays on the picture's left.
+
+    Args:
+        mirrored: [B] bool.
+    """
+    flipped = torch.stack((side - 1 - points[..., 0], points[..., 1]), dim=-1)[:, list(_MIRRORED_LANDMARKS)]
+    return torch.where(mirrored.view(-1, 1, 1), flipped, points)
 
 
 def held_out_losses(net: TextAndVideo, pool: Pool, code: LinearCode, tokens_of) -> list[str]:

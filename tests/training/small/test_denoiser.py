@@ -1,8 +1,9 @@
 import pytest
 import torch
-from consisid_pack.consisid_core.training.small.denoiser import DenoiserTask, Windows, held_out_losses
+from consisid_pack.consisid_core.training.small.denoiser import DenoiserTask, held_out_losses, mirrored_landmarks
 from consisid_pack.consisid_core.training.small.identity import IdentityTask
 from consisid_pack.consisid_core.training.small.nets import Identity
+from consisid_pack.consisid_core.training.small.pool import pixels
 from consisid_pack.consisid_core.training.small.sface import Recogniser
 from helpers.face_packs import RECOGNISER_FILE
 
@@ -78,21 +79,35 @@ def test_weights_to_go_on_from_skip_the_coarse_part(make):
     assert torch.equal(again.identity.extractor.proj_out, task.identity.extractor.proj_out)
 
 
-def test_windows_move_points_as_they_move_pictures():
-    torch.manual_seed(0)
-    windows = Windows.random(8, "cpu")
-    points = torch.tensor([[20.0, 24], [40, 24], [30, 34], [22, 44], [38, 44]]).expand(8, -1, -1)
-    rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-    moved = windows.landmarks(points, 64)
-    for k in range(5):
-        x, y = points[0, k]
-        spot = torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 8).expand(8, 1, -1, -1)
-        seen = windows.look(spot)[:, 0]
-        total = seen.sum((1, 2))
-        place = torch.stack(((seen * columns).sum((1, 2)) / total, (seen * rows).sum((1, 2)) / total), dim=-1)
-        # Left and right change places in mirrored ones.
-        target = [(k, (1, 0, 2, 4, 3)[k])[int(is_mirrored)] for is_mirrored in windows.mirrored]
-        torch.testing.assert_close(place, moved[range(8), target], atol=0.1, rtol=0)
+def test_landmarks_are_mirrored_as_pictures_are():
+    points = torch.tensor([[[20.0, 24], [40, 24], [30, 34], [22, 44], [38, 44]]]).expand(2, -1, -1)
+    moved = mirrored_landmarks(points, torch.tensor([True, False]), 64)
+    assert torch.equal(moved[1], points[1])
+    picture = torch.zeros(64, 64)
+    for x, y in points[0].long():
+        picture[y, x] = 1
+    seen = {(x, y) for y, x in picture.flip(-1).nonzero().tolist()}
+    assert {(int(x), int(y)) for x, y in moved[0]} == seen
+    assert (moved[0][[0, 3], 0] < moved[0][[1, 4], 0]).all()  # Left stays on the left.
+
+
+def test_stills_are_first_frames_of_clips(make):
+    task = make()
+    clips, stills = task._draw("fine"), task._draw("fine", stills=True)
+    assert stills.latents.shape[2] == 1 < clips.latents.shape[2]
+    assert len(stills.latents) == 3 * len(clips.latents)
+    assert stills.face.shape == stills.latents[:, 0].shape
+    frames = pixels(task.pool.clip[stills.clips, :1]).transpose(1, 2)
+    straight = ~stills.mirrored
+    expected = task.code.encode(frames[straight])
+    torch.testing.assert_close(stills.latents[straight], expected)
+
+
+def test_most_timesteps_have_much_noise(make):
+    task = make()
+    timesteps = task._timesteps(200)
+    assert 0.65 < (timesteps >= 650).float().mean() < 0.75
+    assert timesteps.min() < 12 and timesteps.max() == 999
 
 
 def test_held_out_losses_compare_with_other_people(make, pool, code):
