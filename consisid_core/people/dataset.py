@@ -30,6 +30,7 @@ from .clip import FPS, FRAMES, make_clip
 from .head import Head
 from .labels import FACE
 from .person import sample_person
+from .processes import follow_parent
 from .renderer import Renderer
 
 LARGEST = 1024
@@ -173,10 +174,8 @@ _maker: _Maker | None = None  # of this process
 
 
 def _start_worker(out, settings, head_data):
-    import signal
-
     global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others.
+    follow_parent()
     _maker = _Maker(out, settings, Head.load(head_data))
 
 

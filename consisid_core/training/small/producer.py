@@ -24,6 +24,7 @@ from ...people.clip import Clip, make_clip, make_photo
 from ...people.dataset import clip_generator, person_generator
 from ...people.head import Head
 from ...people.person import Person, sample_person
+from ...people.processes import follow_parent
 from ...people.renderer import Renderer
 from .nets import GREY_SIZE
 from .shelf import CROP, FACTS, REFERENCES, Shelf
@@ -95,9 +96,7 @@ def _wait(folder, processes):
 
 
 def _work(folder, row, order):
-    import signal
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others.
+    follow_parent()
     if hasattr(os, "nice"):
         os.nice(10)
     fill_row(folder, row, order)
