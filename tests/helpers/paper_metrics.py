@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import onnxruntime
 import torch
 from insightface.app import FaceAnalysis
 from insightface.utils import face_align
@@ -35,7 +36,9 @@ class Faces(NamedTuple):
 
 def face_analysis(root, name):
     """insightface's own, of the pack root/models/name, with the detector input that the paper's code sets."""
-    analysis = FaceAnalysis(name=name, root=str(root), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # More would wait for each other in loops.
+    analysis = FaceAnalysis(name=name, root=str(root), providers=["CPUExecutionProvider"], sess_options=options)
     analysis.prepare(ctx_id=0, det_size=(320, 320))
     return analysis
 
