@@ -64,7 +64,9 @@ class Run:
         (base / "models").symlink_to(models_dir)
 
     def __enter__(self):
-        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False).__enter__()
+        # Importing and describing hundreds of nodes for paid services takes longer than any of ours.
+        comfyui, arguments = Path(os.environ["COMFYUI_PATH"]), ["--disable-api-nodes"]
+        self.server = demo.Server(comfyui, keep=False, arguments=arguments).__enter__()
         return self
 
     def __exit__(self, *error):
