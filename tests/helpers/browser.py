@@ -105,9 +105,10 @@ class Page:
             options.add_argument(f"--{argument}")
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
         self.driver.set_script_timeout(SECONDS)
-        # Hundreds of moving pictures of ComfyUI's own templates would take longer to draw than all that is tested.
+        # The hundreds of ComfyUI's own templates would take longer to draw than all that is tested.
         self.driver.execute_cdp_cmd("Network.enable", {})
-        self.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/templates/*.webp"]})
+        others = {"urls": ["*/templates/index*.json", "*/templates/*.webp"]}
+        self.driver.execute_cdp_cmd("Network.setBlockedURLs", others)
         self.url = url
 
     def js(self, script, *arguments):
