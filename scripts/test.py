@@ -9,8 +9,8 @@ import sys
 
 import environment
 
-# One more than cores, because tests wait for pages, packages and clocks too. Each takes 1 GB of memory, a ComfyUI that
-# it starts 1.3 GB more, and the browser another one.
+# One more than cores, because tests wait for pages, packages and clocks too. Each takes 1.5 GB of memory, a ComfyUI
+# that it starts as much, and the browser 1 GB.
 WORKERS = min((os.cpu_count() or 1) + 1, 4)
 
 
