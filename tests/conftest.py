@@ -39,10 +39,10 @@ def _load_pack():
 # A shell's background job ignores Ctrl-C, and with it would the programs that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(ROOT / "tests"))
+# Nothing of what is imported is garbage. Looking for some in it would take a tenth of the tests' time.
+gc.disable()
 _use_comfyui()
 _load_pack()
-# What has been imported stays. Looking through it for garbage again and again would take a tenth of the tests' time.
-gc.freeze()
 
 LONG = ("system", "weights", "training", "evaluation")
 """Rooms whose tests wait for servers and other processes, or train and score."""
@@ -56,6 +56,11 @@ def pytest_collection_modifyitems(items):
         return LONG.index(room) if room in LONG else len(LONG)
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

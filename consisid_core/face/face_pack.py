@@ -37,20 +37,29 @@ def load_pack(folder: Path, providers: Sequence[str]) -> FaceAnalysis:
         ConsisIDError: the folder or a net is missing, a file is broken or of another kind, or insightface does not
             work here.
     """
+    import torch
+
     files = _pack_files(folder)
     names = ", ".join(file.name for file in files)
     try:
         with quiet():
+            import onnxruntime
             from insightface.app import FaceAnalysis
     except Exception as error:  # besides ImportError, a binary built for another numpy raises ValueError
         raise ConsisIDError(
             f"Face analysis needs insightface and onnxruntime, which do not work in this Python ({error}): "
             "pip install insightface onnxruntime"
         ) from None
+    # onnxruntime's own threads wait for each other in loops: as many as PyTorch's, so that OMP_NUM_THREADS is for both.
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
     try:
         with quiet():
             # An absolute folder as the name is taken as it is: insightface 2 means to, 1 joins it to its own root.
-            app = FaceAnalysis(name=str(folder), allowed_modules=["detection", "recognition"], providers=providers)
+            app = FaceAnalysis(
+                name=str(folder), allowed_modules=["detection", "recognition"], providers=providers,
+                sess_options=options,
+            )  # fmt: skip
         prepare(app)
     except AssertionError:  # insightface's way to say that no detector was among the files
         raise ConsisIDError(

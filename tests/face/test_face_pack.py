@@ -3,10 +3,12 @@
 import sys
 
 import pytest
+import torch
 from consisid_pack.consisid_core.dev.demo_face_pack import DETECTOR_FILE as DETECTOR
 from consisid_pack.consisid_core.dev.demo_face_pack import RECOGNISER_FILE as RECOGNISER
 from consisid_pack.consisid_core.errors import ConsisIDError
 from consisid_pack.consisid_core.face.detector import FaceDetector
+from consisid_pack.consisid_core.face.face_pack import load_pack
 from helpers.face_packs import CPU, keep_128, link, save_variant
 from helpers.little_memory import sentence_for
 
@@ -82,3 +84,8 @@ def test_a_lack_of_memory_is_said_and_the_files_not_blamed(pack):
     imports = "import torch, insightface.app; from consisid_core.face.detector import FaceDetector"
     sentence = sentence_for(imports, f"FaceDetector({str(pack)!r}, ['CPUExecutionProvider'])", 60_000_000)
     assert f"The face models in {pack} cannot be loaded: the free memory does not suffice. Close other" in sentence
+
+
+def test_nets_run_on_as_many_threads_as_pytorch(pack):
+    options = [net.session.get_session_options() for net in load_pack(pack, CPU).models.values()]
+    assert [option.intra_op_num_threads for option in options] == [torch.get_num_threads()] * 2

@@ -92,7 +92,8 @@ class Page:
         options = webdriver.ChromeOptions()
         options.binary_location, driver = programs
         # Without a graphics card and what moves between two states, which a processor draws slowly.
-        drawing = ("disable-gpu", "force-prefers-reduced-motion")
+        # Debian asks for the card all the same, and a program that stands in for one.
+        drawing = ("disable-gpu", "disable-gpu-rasterization", "force-prefers-reduced-motion")
         for argument in (
             "headless=new",
             "no-sandbox",
@@ -103,9 +104,11 @@ class Page:
         ):
             options.add_argument(f"--{argument}")
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-        # Hundreds of moving pictures of ComfyUI's own templates would take longer to draw than all that is tested.
+        self.driver.set_script_timeout(SECONDS)
+        # The hundreds of ComfyUI's own templates would take longer to draw than all that is tested.
         self.driver.execute_cdp_cmd("Network.enable", {})
-        self.driver.execute_cdp_cmd("Network.setBlockedURLs", {"urls": ["*/templates/*.webp"]})
+        others = {"urls": ["*/templates/index*.json", "*/templates/*.webp"]}
+        self.driver.execute_cdp_cmd("Network.setBlockedURLs", others)
         self.url = url
 
     def js(self, script, *arguments):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import onnxruntime
 import torch
 from insightface.app import FaceAnalysis
 from insightface.utils import face_align
@@ -35,7 +36,9 @@ class Faces(NamedTuple):
 
 def face_analysis(root, name):
     """insightface's own, of the pack root/models/name, with the detector input that the paper's code sets."""
-    analysis = FaceAnalysis(name=name, root=str(root), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # More would wait for each other in loops.
+    analysis = FaceAnalysis(name=name, root=str(root), providers=["CPUExecutionProvider"], sess_options=options)
     analysis.prepare(ctx_id=0, det_size=(320, 320))
     return analysis
 
@@ -46,8 +49,8 @@ def find_faces(video, picture, analysis):
     reference, _ = largest_face(photo[:, :, ::-1].copy(), analysis)
     positions = [int(x) for x in np.linspace(0, frame_count(video) - 1, SAMPLES)]
     # A short video has a frame several times; one look at it will do.
-    once = {x: [largest_face(frame, analysis) for frame in read_frames(video, [x])] for x in set(positions)}
-    looks = [look for x in positions for look in once[x]]
+    once = {position: largest_face(frame, analysis) for position, frame in read_frames(video, positions).items()}
+    looks = [once[position] for position in positions if position in once]
     found = [face for face, _ in looks if face is not None]
     return Faces(reference, found, len(looks), sum(padded for face, padded in looks if face is not None))
 
@@ -57,7 +60,7 @@ def frame_count(video):
 
 
 def read_frames(video, positions):
-    """Frames at positions, BGR as OpenCV gives them, without those that it does not give.
+    """{position: frame}, BGR as OpenCV gives it, without those that it does not give.
 
     One after the other, not by CAP_PROP_POS_FRAMES: that goes by the mean rate, and where the rate varies it gives
     another frame, or none for the last one.
@@ -70,7 +73,7 @@ def read_frames(video, positions):
         if not there:
             break
     capture.release()
-    return [frames[position] for position in positions if position in frames]
+    return frames
 
 
 def largest_face(bgr, analysis):
@@ -134,7 +137,9 @@ def face_distance(faces, inception):
 def clip_score(video, prompt, model, processor):
     """Of 16 frames, the first of sixteen equal parts each, with red and blue the wrong way round."""
     count = frame_count(video)
-    frames = read_frames(video, [count * part // SAMPLES for part in range(SAMPLES)])
-    inputs = processor(text=prompt, images=frames, return_tensors="pt", padding=True, truncation=True)
+    positions = [count * part // SAMPLES for part in range(SAMPLES)]
+    frames = read_frames(video, positions)
+    pictures = [frames[position] for position in positions if position in frames]
+    inputs = processor(text=prompt, images=pictures, return_tensors="pt", padding=True, truncation=True)
     with torch.no_grad():
         return model(**inputs).logits_per_image.double().mean().item()

@@ -14,6 +14,11 @@ from skimage import data
 from helpers import ROOT
 from helpers.processes import SECONDS
 
+OPTIONS = (
+    "--disable-api-nodes",  # Nodes of paid services: hundreds to import and to describe.
+    "--cache-classic",  # What was made stays, however little memory the machine has left.
+)
+
 sys.path.append(str(ROOT / "scripts"))
 import demo  # noqa: E402
 
@@ -64,7 +69,7 @@ class Run:
         (base / "models").symlink_to(models_dir)
 
     def __enter__(self):
-        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False).__enter__()
+        self.server = demo.Server(Path(os.environ["COMFYUI_PATH"]), keep=False, arguments=OPTIONS).__enter__()
         return self
 
     def __exit__(self, *error):

@@ -235,14 +235,24 @@ def in_test_size(name):
 
 
 @pytest.fixture(scope="module")
-def frames(served, tmp_path_factory):
+def saved(served):
+    """The identity file that consisid_identity_save writes, and what the template shows.
+
+    Made once: a server that has just done so takes the same graph from its cache, and writes no file.
+    """
+    outputs, _ = served.outputs(in_test_size("consisid_identity_save"), input_files())
+    return served.base / "models" / "consisid" / "identities" / "portrait.safetensors", outputs
+
+
+@pytest.fixture(scope="module")
+def frames(served, tmp_path_factory, request):
     """Frames of a template, each run once. Identities are saved, by their own template, before they are loaded."""
     finished = {}
 
     def run(name):
         if name not in finished:
             if name == "consisid_identity_to_video":
-                saved(served)
+                request.getfixturevalue("saved")
             finished[name], video = served.frames(in_test_size(name), input_files())
             file = demo.save_without_overwriting(tmp_path_factory.mktemp("video"), video)
             usual = f"{frame_count(name)} frames of {WIDTH} x {HEIGHT} at 8 fps"
@@ -250,14 +260,6 @@ def frames(served, tmp_path_factory):
         return finished[name]
 
     return run
-
-
-def saved(served):
-    """The identity file that consisid_identity_save writes, and what the template shows."""
-    file = served.base / "models" / "consisid" / "identities" / "portrait.safetensors"
-    file.unlink(missing_ok=True)
-    outputs, _ = served.outputs(in_test_size("consisid_identity_save"), input_files())
-    return file, outputs
 
 
 @for_each_that_runs
@@ -304,8 +306,8 @@ def test_template_makes_a_video(name, frames):
     assert pictures.shape == (frame_count(name), HEIGHT, WIDTH, 3) and pictures.std() > 5
 
 
-def test_identity_is_saved(served):
-    file, outputs = saved(served)
+def test_identity_is_saved(served, saved):
+    file, outputs = saved
     face = read_identity(file)
     (shown,) = served.pictures(outputs["20"])
     assert face.embedding.shape == (1, 512)

@@ -60,7 +60,7 @@ def full_size_clip(tmp_path_factory):
 def strict_clip_scores(video, prompt, model, processor):
     """100 x cosine of every frame in its true colours, by transformers."""
     count = paper_metrics.frame_count(video)
-    pictures = [frame[:, :, ::-1].copy() for frame in paper_metrics.read_frames(video, range(count))]
+    pictures = [frame[:, :, ::-1].copy() for frame in paper_metrics.read_frames(video, range(count)).values()]
     output = model(**processor(text=prompt, images=pictures, return_tensors="pt", padding=True, truncation=True))
     image, text = output.image_embeds.double(), output.text_embeds.double()
     return (100 * (image @ text[0]) / (image.norm(dim=1) * text[0].norm())).numpy()
