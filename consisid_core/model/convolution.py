@@ -48,15 +48,12 @@ def convolve_causally(conv: nn.Conv3d, window: Sequence[torch.Tensor], starts: b
         out[:, :, 0] = image(frames[2].float(), 2 * plus, bias)
     for i in range(starts, out.shape[2] - 1, 2):
         a, b, c, d = (frame.float() for frame in frames[i : i + 4])
-        early, late = out[:, :, i], out[:, :, i + 1]
-        early.copy_(image(a - c, first))
-        late.copy_(image(d - b, third))
-        shared = image(b + c, plus, bias)
-        early += shared
-        late += shared
-        shared = image(c - b, minus)
-        early += shared
-        late -= shared
+        out[:, :, i] = image(a - c, first)
+        out[:, :, i + 1] = image(d - b, third)
+        out[:, :, i : i + 2].add_(image(b + c, plus, bias).unsqueeze(2))
+        difference = image(c - b, minus)
+        out[:, :, i].add_(difference)
+        out[:, :, i + 1].sub_(difference)
     if (out.shape[2] - starts) % 2:
         a, b, c = (frame.float() for frame in frames[-3:])
         out[:, :, -1] = image(a, first, bias).add_(image(b, second)).add_(image(c, third))
