@@ -9,13 +9,14 @@ convolutions over strips of rows. So the modules only hold the weights; the func
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
+
+from .convolution import convolve, convolve_causally, convolve_enlarged
 
 CHUNK_VALUES = 2**25
 """Values that a norm or a convolution reads at once where memory is short: 64 MiB in bf16, which still fills an
@@ -244,7 +245,7 @@ def _resnet(block, pieces, run, latents=None):
         residual = pieces
         hidden = _norm_silu(block.norm1, pieces, run, latents, in_place=False)
     else:
-        residual = [_convolve(block.conv_shortcut, piece) for piece in pieces]
+        residual = [convolve(block.conv_shortcut, piece) for piece in pieces]
         hidden = _norm_silu(block.norm1, pieces, run, latents)
     hidden = _causal_conv(block.conv1, hidden, run)
     hidden = _causal_conv(block.conv2, _norm_silu(block.norm2, hidden, run, latents), run)
@@ -264,35 +265,20 @@ def _frames(pieces):
     ]
 
 
-def _convolve(conv, x):
-    """conv(x), in float32 on a processor without kernels for x's type, which takes fifty times as long in it."""
-    if x.device.type != "cpu" or _processor_convolves(x.dtype):
-        return conv(x)
-    return conv._conv_forward(x.float(), conv.weight.float(), conv.bias.float()).to(x.dtype)
-
-
-@functools.cache
-def _processor_convolves(dtype):
-    if dtype == torch.bfloat16:
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype != torch.float16 or torch.ops.mkldnn._is_mkldnn_fp16_supported()
-
-
 def _causal_conv(layer, pieces, run):
     """3x3x3 convolution over each frame and the two before it. Consumes the pieces."""
     height = pieces[0].shape[3]
     pieces, above = run.widened(pieces)
     own = slice(above, above + height)
-    earlier = run.earlier.pop(layer, None) or [pieces[0][:, :, :1]] * 2
+    starts = layer not in run.earlier
+    earlier = [pieces[0][:, :, :1]] * 2 if starts else run.earlier.pop(layer)
     frame = pieces[0][:, 0, :1].numel() * max(layer.conv.in_channels, layer.conv.out_channels)
     count = sum(piece.shape[2] for piece in pieces)
     if (count + 2) * frame <= run.chunk:
-        pieces[:0] = earlier
-        window, last = torch.cat(pieces, dim=2), pieces[-2:]
+        window = [*earlier, *pieces]
         pieces.clear()
-        run.earlier[layer] = last if all(piece.shape[2] == 1 for piece in last) else [window[:, :, -2:].clone()]
-        del earlier, last
-        return [_convolve(layer.conv, window)[:, :, :, own]]
+        run.earlier[layer] = _frames([piece[:, :, -2:] for piece in window[-2:]])[-2:]
+        return [convolve_causally(layer.conv, window, starts)[:, :, :, own]]
     frames = _frames(pieces)
     pieces.clear()
     at_once = max(1, run.chunk // frame - 2)
@@ -300,22 +286,22 @@ def _causal_conv(layer, pieces, run):
     while frames:
         window = [*earlier, *frames[:at_once]]
         del frames[:at_once]
-        convolved += [frame[:, :, :, own] for frame in _conv_window(layer.conv, window, run)]
-        earlier = window[-2:]
+        convolved += [frame[:, :, :, own] for frame in _conv_window(layer.conv, window, starts, run)]
+        earlier, starts = window[-2:], False
     run.earlier[layer] = earlier
     return convolved
 
 
-def _conv_window(conv, window, run):
+def _conv_window(conv, window, starts, run):
     """All frames but the first two; where three are too large, one in strips that overlap by the kernel's reach."""
     batch, channels, _, height, width = window[0].shape
     rows = max(1, run.chunk // (3 * batch * channels * width))
     if rows >= height:
-        return _frames([_convolve(conv, torch.cat(window, dim=2))])
+        return _frames([convolve_causally(conv, window, starts)])
     convolved = window[0].new_empty(batch, conv.out_channels, 1, height, width)
     for top in range(0, height, rows):
         start = max(0, top - 1)
-        strip = _convolve(conv, torch.cat([frame[..., start : top + rows + 1, :] for frame in window], dim=2))
+        strip = convolve(conv, torch.cat([frame[..., start : top + rows + 1, :] for frame in window], dim=2))
         convolved[..., top : top + rows, :] = strip[..., top - start :, :][..., :rows, :]
     return [convolved]
 
@@ -331,7 +317,7 @@ def _norm_silu(norm, pieces, run, latents=None, in_place=True):
     if latents is not None:
         # A pointwise convolution and nearest-neighbour resampling may change places: so it runs on the few latents.
         latents = _spread_in_time(latents, frames)
-        latents = _convolve(norm.conv_y.conv, latents), _convolve(norm.conv_b.conv, latents)
+        latents = convolve(norm.conv_y.conv, latents), convolve(norm.conv_b.conv, latents)
     if size >= layer.num_channels and len(pieces) == 1:
         (piece,) = pieces
         if in_place:
@@ -385,7 +371,7 @@ def _upsample(layer, pieces, run):
     """Twice the size and, where the layer says so, twice the frames; of an odd number the first stays single."""
     height = pieces[0].shape[3]
     pieces, above = run.widened(pieces)
-    larger = _sample(lambda images: _convolve(layer.conv, F.interpolate(images, scale_factor=2.0)), pieces, 4, run)
+    larger = _sample(lambda images: convolve_enlarged(layer.conv, images), pieces, 4, run)
     larger = [piece[:, :, :, 2 * above : 2 * (above + height)] for piece in larger]
     if not layer.compress_time:
         return [piece.contiguous() for piece in larger]
@@ -399,7 +385,7 @@ def _downsample(layer, pieces, run):
     """Half the size and, where the layer says so, half the frames; of an odd number the first stays as it is."""
     if layer.compress_time:
         pieces = _halved(pieces)
-    smaller = _sample(lambda images: _convolve(layer.conv, F.pad(images, (0, 1, 0, 1))), pieces, 1, run)
+    smaller = _sample(lambda images: convolve(layer.conv, F.pad(images, (0, 1, 0, 1))), pieces, 1, run)
     return [piece.contiguous() for piece in smaller]
 
 
