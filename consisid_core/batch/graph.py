@@ -13,6 +13,7 @@ from .table import NEGATIVE, PROMPT, SEED, Row
 DEFAULT = Path(__file__).parents[2] / "docs" / "api" / "consisid_text_to_video.json"
 """The template consisid_text_to_video."""
 
+_SPLIT = "MultiGPU_WorkUnits"  # MultiGPU CFG Split
 _SEEDS = ("seed", "noise_seed")
 _TEXTS = ("text", "value")  # Of CLIP Text Encode and of the node String that may stand before it.
 _EXPORT = "Open the workflow in ComfyUI and choose Workflow > Export (API)."
@@ -109,6 +110,23 @@ class Graph:
         except ConsisIDError:
             return ""
         return str(nodes[node_id]["inputs"][name])
+
+    def check_split(self, gpus: int) -> None:
+        """Refuse a graph that would leave GPUs of its server idle.
+
+        Args:
+            gpus: so many a server sees.
+
+        Raises:
+            ConsisIDError: no node of the graph splits a video over as many.
+        """
+        splits = [node["inputs"].get("max_gpus") for node in self.nodes.values() if node["class_type"] == _SPLIT]
+        if not any(isinstance(most, int) and most >= gpus for most in splits):
+            raise ConsisIDError(
+                f"{self.file} does not split a video over {gpus} GPUs, so all but one would be idle. Give it ComfyUI's "
+                f"node MultiGPU CFG Split with max_gpus {gpus}, as the template consisid_two_gpus has it, and export "
+                "it again, or leave --gpus-per-video out."
+            )
 
     def _photo_nodes(self):
         return [node_id for node_id, node in self.nodes.items() if node["class_type"] == "LoadImage"]

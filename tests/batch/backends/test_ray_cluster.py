@@ -46,7 +46,8 @@ def kill_a_worker(nodes):
 
     def at_work():
         for process in psutil.process_iter(["ppid", "cmdline"]):
-            if process.info["ppid"] in raylets and " ".join(process.info["cmdline"] or []).startswith("ray::_Actor.make"):
+            program = (process.info["cmdline"] or [""])[0]
+            if process.info["ppid"] in raylets and program.startswith("ray::_Actor.make"):
                 return process
 
     deadline = time.monotonic() + 600
@@ -89,6 +90,20 @@ def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
     assert len(made) == len(set(made)) == COUNT, "none twice"
     assert videos(folder) == videos(alone), "byte for byte"
     assert not list((folder / "videos").glob("*.part"))
+
+
+def test_a_worker_takes_so_many_gpus_of_one_machine(cluster):
+    from helpers.ray_cluster import add_node
+
+    backend = RayCluster(cluster[0].address, None, [], 60, None, gpus_each=2)
+    with pytest.raises(ConsisIDError, match="has no machine with 2 GPUs. Add one: ray start"):
+        backend.weights({})
+    node = add_node(cluster[0], num_cpus=1, num_gpus=5)  # Ray believes what it is told.
+    try:
+        assert backend._machines() == {node.node_id: 2}
+    finally:
+        cluster[0].remove_node(node)
+        backend.close()
 
 
 def test_a_cluster_of_another_version_is_a_sentence(cluster):
