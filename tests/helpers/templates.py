@@ -35,7 +35,9 @@ def _numbers(version):
 
 # Decoding takes most of a run, so that videos are small, and those that show nothing more in 17 frames have few.
 WIDTH, HEIGHT = 96, 64
-_SHORT = ("identity_report", "identity_to_video", "ksampler", "low_memory", "several_photos", "text_to_video", "two_gpus")
+_SHORT = (
+    "identity_report", "identity_to_video", "ksampler", "low_memory", "several_photos", "text_to_video", "two_gpus"
+)  # fmt: skip
 
 
 def frame_count(name):
