@@ -240,7 +240,7 @@ class _Actor:
         except ConsisIDError as error:
             return str(error)
         if self._folder and outcome.kind is Kind.MADE:
-            self._folder.take(task, outcome)
+            self._folder.take(task, outcome, task.attempts)
             outcome = replace(outcome, content=b"")
         return outcome
 
