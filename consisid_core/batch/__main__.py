@@ -17,7 +17,7 @@ from .plan import Plan
 from .protocol import lay_out
 from .run import Run
 from .run_folder import RunFolder
-from .server import find_comfyui
+from .server import base_directory, find_comfyui
 from .table import read_table
 
 _SHOWN = 10  # failures at the end
@@ -51,6 +51,10 @@ def _parser():
     parser.add_argument(
         "--workers", type=at_least(1), metavar="N", help="so many servers on this machine (default: one for each GPU)"
     )
+    parser.add_argument(
+        "--gpus-per-video", type=at_least(1), default=1, metavar="N",
+        help="so many GPUs for each server, over which the graph splits its video with MultiGPU CFG Split (default: 1)",
+    )  # fmt: skip
     parser.add_argument(
         "--url", action="append", metavar="URL",
         help="use this ComfyUI, which somebody else runs, and start none; may be given several times",
@@ -99,16 +103,21 @@ def _backend(options, folder):
         from .backends.ray_cluster import RayCluster
 
         shared = folder.run_dir.absolute() if options.files == "folder" else None
-        return RayCluster(options.ray, options.comfyui, options.server_options, options.stall, shared)
+        return RayCluster(
+            options.ray, options.comfyui, options.server_options, options.stall, shared, options.gpus_per_video
+        )
     from .backends.local import Local
 
     root = find_comfyui(options.comfyui)
-    return Local(root, folder.state / "servers", options.server_options, options.workers or 0, options.stall)
+    servers = folder.state / "servers"
+    return Local(root, servers, options.server_options, options.workers or 0, options.stall, options.gpus_per_video)
 
 
 def _run(options):
     run_dir = options.run_dir
     graph, folder = read_graph(options.graph), RunFolder(run_dir)
+    if options.gpus_per_video > 1:
+        graph.check_split(options.gpus_per_video)
     if options.people or options.prompts:
         rows = lay_out(run_dir, options.people, options.prompts, options.seeds or 1, write=not options.dry_run)
     else:
@@ -121,7 +130,7 @@ def _run(options):
         todo = missing if options.retry_refused else [item for item in missing if item not in refused]
         print(f"{len(plan.items)} videos, of which {len(plan.items) - len(missing)} are there.", end=" ")
         print(f"{len(refused)} were refused before; --retry-refused tries them again." if refused else "")
-        for line in cost_lines(len(todo), options.seconds, folder.seconds(), options.price):
+        for line in cost_lines(len(todo), options.seconds, folder.seconds(), options.price, options.gpus_per_video):
             print(line)
         if options.dry_run:
             return 0
@@ -140,7 +149,8 @@ def _run(options):
     if options.evaluate and folder.any_video():
         from ..evaluation.__main__ import main as evaluate  # With torch, which takes seconds.
 
-        where = ["--comfyui", options.comfyui] if options.comfyui else []
+        models = base_directory(options.comfyui, options.server_options)
+        where = ["--comfyui", str(models)] if models else []
         code = max(code, evaluate([str(folder.videos), *where]))
     return code
 
@@ -175,6 +185,8 @@ def main(arguments: list[str]) -> int:
         parser.error("--people and --prompts go together, and --seeds with them.")
     if bool(options.url) + bool(options.ray) + bool(options.workers) > 1:
         parser.error("--url, --ray and --workers exclude one another.")
+    if options.url and options.gpus_per_video > 1:
+        parser.error("--gpus-per-video is for servers that this command starts; those at --url have their own GPUs.")
     # A program that is told to end stops its servers first, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     return run_command(lambda: _run(options), options.run_dir, "the next start makes what is missing")

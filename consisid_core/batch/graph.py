@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import ConsisIDError
@@ -13,6 +13,7 @@ from .table import NEGATIVE, PROMPT, SEED, Row
 DEFAULT = Path(__file__).parents[2] / "docs" / "api" / "consisid_text_to_video.json"
 """The template consisid_text_to_video."""
 
+_SPLIT = "MultiGPU_WorkUnits"  # MultiGPU CFG Split
 _SEEDS = ("seed", "noise_seed")
 _TEXTS = ("text", "value")  # Of CLIP Text Encode and of the node String that may stand before it.
 _EXPORT = "Open the workflow in ComfyUI and choose Workflow > Export (API)."
@@ -83,7 +84,8 @@ class Graph:
         Raises:
             ConsisIDError: a column that the graph has no place for, or a value of another kind than the graph's.
         """
-        nodes, set_here = copy.deepcopy(self.nodes), set()
+        nodes = {node_id: {**node, "inputs": {**node["inputs"]}} for node_id, node in self.nodes.items()}
+        set_here = set()
         loads = self._photo_nodes()
         if photos and len(photos) != len(loads):
             raise ConsisIDError(
@@ -100,7 +102,7 @@ class Graph:
             except ConsisIDError as error:
                 raise ConsisIDError(f"{row.place}: {column}: {error}") from None
             set_here.add(node_id)
-        return nodes, frozenset(node_id for node_id in nodes if sources(nodes, node_id) & set_here)
+        return nodes, frozenset(node_id for node_id in nodes if self._sources[node_id] & set_here)
 
     def told(self, nodes: dict, column: str) -> str:
         """What a filled graph has at the place of a column, or "" where it has no such place."""
@@ -109,6 +111,28 @@ class Graph:
         except ConsisIDError:
             return ""
         return str(nodes[node_id]["inputs"][name])
+
+    def check_split(self, gpus: int) -> None:
+        """Refuse a graph that would leave GPUs of its server idle.
+
+        Args:
+            gpus: so many a server sees.
+
+        Raises:
+            ConsisIDError: no node of the graph splits a video over as many.
+        """
+        splits = [node["inputs"].get("max_gpus") for node in self.nodes.values() if node["class_type"] == _SPLIT]
+        if not any(isinstance(most, int) and most >= gpus for most in splits):
+            raise ConsisIDError(
+                f"{self.file} does not split a video over {gpus} GPUs, so all but one would be idle. Give it ComfyUI's "
+                f"node MultiGPU CFG Split with max_gpus {gpus}, as the template consisid_two_gpus has it, and export "
+                "it again, or leave --gpus-per-video out."
+            )
+
+    @cached_property
+    def _sources(self):
+        """Node -> the nodes that its result comes from, which no row changes."""
+        return {node_id: sources(self.nodes, node_id) for node_id in self.nodes}
 
     def _photo_nodes(self):
         return [node_id for node_id, node in self.nodes.items() if node["class_type"] == "LoadImage"]
@@ -137,7 +161,7 @@ class Graph:
                 if following in seen:
                     break
                 seen.append(following)
-            nodes = [node for last in seen[-1:] for node in sources(self.nodes, last)]
+            nodes = [node for last in seen[-1:] for node in self._sources[last]]
             found |= {(node, name) for node in nodes for name in _TEXTS if self._is_text(node, name)}
         if len(found) != 1:
             raise ConsisIDError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from ..errors import ConsisIDError
 from .backends import Backend
@@ -160,7 +161,7 @@ class Crew:
                     continue
                 labels[worker] = made.label
                 bar.begin()
-                self.backend.give(worker, made)
+                self.backend.give(worker, replace(made, attempts=job.attempts))
                 break
             else:
                 self._idle.append(worker)

@@ -65,10 +65,14 @@ def find_comfyui(named: str | None) -> Path:
     return root
 
 
-def base_directory(comfyui: Path, options: list[str]) -> Path:
-    """Where a ComfyUI that is started with these options has its models."""
-    after = dict(zip(options, options[1:], strict=False))
-    return Path(after.get("--base-directory", comfyui)).expanduser()
+def base_directory(comfyui: Path | str | None, options: list[str]) -> Path | None:
+    """Where a ComfyUI that is started with these options has its models; None if neither names a folder."""
+    found = comfyui
+    for option, following in zip(options, [*options[1:], None], strict=False):
+        name, is_joined, value = option.partition("=")
+        if name == "--base-directory":
+            found = value if is_joined else following
+    return Path(found).expanduser() if found else None
 
 
 def check_nodes(url: str, node_types: frozenset[str]) -> None:

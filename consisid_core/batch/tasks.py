@@ -50,6 +50,8 @@ class Task:
     files: tuple[File, ...] = ()
     is_face: bool = False
     """Whether an identity comes out of it, not a video."""
+    attempts: int = 1
+    """So many workers have been given it, with this one."""
 
 
 @dataclass(frozen=True)

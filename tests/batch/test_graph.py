@@ -72,6 +72,15 @@ def test_titles_and_seeds_that_are_not_clear_are_refused():
         Graph(nodes, "plain.json").place("negative")
 
 
+def test_a_graph_that_leaves_gpus_idle_is_refused():
+    graph = read_graph(ROOT / "tests/workflows/consisid_two_gpus.json")
+    graph.check_split(2)
+    with pytest.raises(ConsisIDError, match="consisid_two_gpus.json does not split a video over 3 GPUs"):
+        graph.check_split(3)
+    with pytest.raises(ConsisIDError, match="demo.json does not split a video over 2 GPUs.*MultiGPU CFG Split"):
+        Graph(demo_graph(), "demo.json").check_split(2)
+
+
 def test_files_that_are_no_graph_are_refused(tmp_path):
     file = tmp_path / "graph.json"
     for content, message in (

@@ -11,12 +11,16 @@ from helpers.batch import (
     command,
     demo_graph,
     lines,
+    node,
     plain_graph,
     run,
     start,
     videos,
     write_run,
 )
+from helpers.evaluation import read_csv
+from helpers.served import link_released_names
+from PIL import Image
 
 
 def children(folder):
@@ -103,6 +107,33 @@ def test_servers_of_somebody_else_make_the_same(tmp_path, server):
     assert len(videos(folder)) == 4 and all(content[4:8] == b"ftyp" for content in videos(folder).values())
 
 
+def test_the_videos_are_scored_at_the_end(tmp_path, server, models_dir, capsys):
+    """Videos that show their photo, so that the figures are known: of a person, of a cup, and of nothing at all."""
+    graph = plain_graph() | {
+        "1": node("LoadImage", image=""),
+        "2": node("RepeatImageBatch", image=["1", 0], amount=3),
+    }
+    rows = "photo,system\nphotos/anna.png,ours\nphotos/coffee.png,theirs\n"
+    folder = write_run(tmp_path / "run", graph, rows + "photos/nothing.png,theirs\n")
+    Image.new("RGB", (128, 128)).save(folder / "photos" / "nothing.png")
+    link_released_names(models_dir, tmp_path / "comfyui" / "models")
+    nets = ["--server-options", f"--base-directory {tmp_path / 'comfyui'}"]
+    scored = [str(part) for part in command(folder, None, "--url", server.url, "--evaluate", *nets)[3:]]
+    assert main(scored) == 1
+    said = capsys.readouterr().out
+    assert "3 of 3 videos are in" in said and "2 of 3 videos have their scores. Report: " in said
+    assert (folder / "videos" / "evaluation" / "report_strict.html").is_file()
+    ours, theirs = (read_csv(folder / "videos")[system] for system in ("ours", "theirs"))
+    assert float(ours["face_sim_arc_mean"]) > 0.9 and float(ours["share_of_frames_without_face"]) == 0
+    assert float(theirs["face_sim_arc_mean"]) == 0 and float(theirs["share_of_frames_without_face"]) == 1
+    assert (ours["missing"], theirs["missing"]) == ("0", "1")
+
+    (folder / "manifest.csv").write_text(rows)
+    assert main(scored) == 0
+    said = capsys.readouterr().out
+    assert "2 videos, of which 2 are there." in said and "2 of 2 videos have their scores." in said
+
+
 def refused(folder, *options):
     """What the command says when it does not start."""
     return [str(part) for part in command(folder, None, *options)[3:]]
@@ -117,6 +148,7 @@ def refused(folder, *options):
         ("1.color\n1", ["--url", "http://127.0.0.1:9"], "There is no worker left. http://127.0.0.1:9 does not answer"),
         ("1.color\n1", ["--graph", "none.json"], "none.json cannot be read"),
         ("1.color\n1", ["--comfyui", "/nowhere"], "/nowhere is not a folder"),
+        ("1.color\n1", ["--gpus-per-video", "2"], "graph.json does not split a video over 2 GPUs"),
     ],
 )
 def test_bad_input_is_a_sentence(tmp_path, capsys, manifest, options, message):
@@ -151,7 +183,13 @@ def test_a_dry_run_says_what_would_be_made_and_writes_nothing(tmp_path, capsys):
 
 
 def test_options_that_exclude_one_another(tmp_path, capsys):
-    for options in (["--people", "x"], ["--seeds", "2"], ["--url", "x", "--ray"], ["--workers", "0"]):
+    for options in (
+        ["--people", "x"],
+        ["--seeds", "2"],
+        ["--url", "x", "--ray"],
+        ["--workers", "0"],
+        ["--url", "x", "--gpus-per-video", "2"],
+    ):
         with pytest.raises(SystemExit) as end:
             main([str(tmp_path), *options])
         assert end.value.code == 2

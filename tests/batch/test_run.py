@@ -82,6 +82,8 @@ def test_what_is_lost_is_tried_so_many_times_and_then_left_out():
     ended = work(Backend(**makers), [Job(n, n) for n in range(3)], attempts=3)
     assert ended == {0: Kind.MADE, 1: Kind.LOST, 2: Kind.MADE}
     assert sum(task.key == "1" for maker in makers.values() for task in maker.had) == 3
+    attempts = [task.attempts for maker in makers.values() for task in maker.had if task.key == "1"]
+    assert sorted(attempts) == [1, 2, 3]
     assert all(any(task.key == "1" for task in maker.had) for maker in makers.values()), "elsewhere"
 
 

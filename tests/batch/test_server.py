@@ -7,7 +7,15 @@ import psutil
 import pytest
 from consisid_pack.consisid_core.batch import server as server_module
 from consisid_pack.consisid_core.batch.client import Client
-from consisid_pack.consisid_core.batch.server import ForeignServer, OwnServer, ask, check_nodes, find_comfyui, free_port
+from consisid_pack.consisid_core.batch.server import (
+    ForeignServer,
+    OwnServer,
+    ask,
+    base_directory,
+    check_nodes,
+    find_comfyui,
+    free_port,
+)
 from consisid_pack.consisid_core.errors import ConsisIDError
 
 
@@ -79,6 +87,12 @@ def test_a_server_of_somebody_else_is_left_running(server):
     foreign.after_task()
     foreign.stop()
     assert ask(server.url, Client.answers)
+
+
+def test_models_lie_where_the_options_say():
+    for options in (["--fast", "--base-directory", "/data"], ["--base-directory=/data", "--cpu"]):
+        assert base_directory(Path("/comfyui"), options) == Path("/data")
+    assert base_directory("/comfyui", ["--fast"]) == Path("/comfyui") and base_directory(None, []) is None
 
 
 def test_the_comfyui_is_found_by_name_or_not_at_all(tmp_path):

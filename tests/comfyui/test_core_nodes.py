@@ -232,6 +232,31 @@ def test_guidance_split_over_two_devices_equals_one(load, conditioned, two_devic
 
 
 @needs_copies
+def test_our_sampler_splits_its_guidance_over_two_devices(load, conditioned, run_node, two_devices):
+    """As the template consisid_two_gpus is wired."""
+    from comfy_extras import nodes_multigpu
+
+    positive, negative, latent = conditioned
+
+    def sampled(model):
+        (out,) = run_node(
+            "ConsisIDSampler", model=model, positive=positive, negative=negative, latent_image=latent, seed=SEED,
+            steps=STEPS, cfg=6.0, sampler="dpm", guidance="constant", denoise=1.0,
+        )  # fmt: skip
+        return out["samples"]
+
+    model = load()
+    (split,) = nodes_multigpu.MultiGPUCFGSplitNode.execute(model, max_gpus=2).args
+    on = []
+    for patcher in (split, *split.get_additional_models_with_key("multigpu")):
+        patcher.model.diffusion_model.register_forward_pre_hook(
+            lambda net, args, device=patcher.load_device: on.append((device, len(args[0])))
+        )
+    assert relative_error(sampled(split), sampled(load())) <= 5e-5
+    assert sorted(on, key=str) == [(CPU, 1)] * STEPS + [(OTHER_CPU, 1)] * STEPS
+
+
+@needs_copies
 def test_a_step_cache_under_guidance_split_over_two_devices(load, conditioned, run_node, models_dir, two_devices):
     """Both devices skip the same steps, each with its prompt's residual."""
     from comfy_extras import nodes_multigpu

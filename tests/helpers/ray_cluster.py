@@ -1,5 +1,6 @@
 """A Ray cluster of several nodes on this machine."""
 
+import os
 import socket
 
 from ray.cluster_utils import Cluster
@@ -33,6 +34,7 @@ def add_node(cluster, **resources):
 
 def start_cluster(nodes):
     """A cluster whose head takes no work, and the nodes that take one worker each."""
+    os.environ["RAY_worker_niceness"] = "0"  # Else its workers wait for every test that runs beside them.
     cluster = Cluster()
     add_node(cluster, num_cpus=0)
     return cluster, [add_node(cluster, num_cpus=1) for _ in range(nodes)]

@@ -18,6 +18,7 @@ from helpers.served import png
 TEMPLATES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 NEWER_NODES = {
     "ContextWindowsManual": "0.33.0",
+    "MultiGPU_WorkUnits": "0.33.0",
     "FrameInterpolationModelLoader": "0.19.3",
     "FrameInterpolate": "0.19.3",
 }
@@ -34,7 +35,9 @@ def _numbers(version):
 
 # Decoding takes most of a run, so that videos are small, and those that show nothing more in 17 frames have few.
 WIDTH, HEIGHT = 96, 64
-_SHORT = ("identity_report", "identity_to_video", "ksampler", "low_memory", "several_photos", "text_to_video")
+_SHORT = (
+    "identity_report", "identity_to_video", "ksampler", "low_memory", "several_photos", "text_to_video", "two_gpus"
+)  # fmt: skip
 
 
 def frame_count(name):

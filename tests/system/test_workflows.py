@@ -334,6 +334,11 @@ def test_low_memory_changes_little(frames):
     assert 0 < difference.mean() < usual.std() / 4, (difference.mean(), usual.std())
 
 
+@pytest.mark.skipif(needs_newer("consisid_two_gpus"), reason="this ComfyUI has no MultiGPU CFG Split")
+def test_the_split_for_two_gpus_changes_nothing_where_there_is_one(frames):
+    np.testing.assert_array_equal(frames("consisid_two_gpus"), frames("consisid_text_to_video"))
+
+
 needs_newer_nodes = pytest.mark.skipif(
     needs_newer("consisid_smooth_and_large"), reason="this ComfyUI has not the nodes"
 )
@@ -345,7 +350,7 @@ def test_a_template_for_newer_versions_says_so(served, name):
     """In its note, and in one sentence when it is run all the same."""
     notes = [node["widgets_values"][0] for node in drawn(name)["nodes"] if node["type"] in NOTES]
     assert any("**Needs ComfyUI" in note for note in notes)
-    with pytest.raises(demo.UserError, match="Update ComfyUI to 0.33|FrameInterpolationModelLoader"):
+    with pytest.raises(demo.UserError, match="Update ComfyUI to 0.33|FrameInterpolationModelLoader|MultiGPU_WorkUnits"):
         served.frames(in_test_size(name), input_files())
 
 

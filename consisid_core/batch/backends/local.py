@@ -17,18 +17,21 @@ class Local(Threads):
 
     keeps_identities = True
 
-    def __init__(self, comfyui: Path, folder: Path, options: list[str], workers: int, stall: float) -> None:
+    def __init__(
+        self, comfyui: Path, folder: Path, options: list[str], workers: int, stall: float, gpus_each: int = 1
+    ) -> None:
         """
         Args:
             comfyui: ComfyUI's root.
             folder: for what the servers write.
             options: of ComfyUI's command line.
-            workers: so many servers; 0 for one on each GPU, or one on the CPU.
+            workers: so many servers; 0 for as many as the GPUs suffice for, or one on the CPU.
             stall: as for `Worker`.
+            gpus_each: so many GPUs a server sees.
         """
         super().__init__()
         self.comfyui, self.folder, self.options = comfyui, folder, options
-        self.workers, self.stall = workers, stall
+        self.workers, self.stall, self.gpus_each = workers, stall, gpus_each
 
     def weights(self, graph: dict) -> str:
         """As `Backend.weights`."""
@@ -40,21 +43,22 @@ class Local(Threads):
         Raises:
             ConsisIDError: fewer GPUs than workers.
         """
-        gpus = visible_gpus()
-        if gpus and self.workers > len(gpus):
-            raise ConsisIDError(
-                f"There are {len(gpus)} GPUs for {self.workers} workers, and each needs its own. Ask for fewer, or "
-                "leave --workers out."
-            )
-        options = self.options if gpus or "--cpu" in self.options else [*self.options, "--cpu"]
-        names = [f"gpu-{gpu}" for gpu in gpus[: self.workers or None]] or [
-            f"cpu-{number}" for number in range(self.workers or 1)
-        ]
-
-        servers = {
-            name: OwnServer(self.comfyui, self.folder / name, options, name.removeprefix("gpu-") if gpus else None)
-            for name in names
-        }
+        gpus, each = visible_gpus(), self.gpus_each
+        if gpus or each > 1:
+            wanted = self.workers or max(1, len(gpus) // each)
+            if wanted * each > len(gpus):
+                needs = "its own" if each == 1 else f"{each} of its own"
+                raise ConsisIDError(
+                    f"There are {len(gpus)} GPUs for {wanted} workers, and each needs {needs}. Ask for fewer, or "
+                    "leave --workers and --gpus-per-video out."
+                )
+            shares = [gpus[number * each : (number + 1) * each] for number in range(wanted)]
+            places = {f"gpu-{'-'.join(share)}": ",".join(share) for share in shares}
+            options = self.options
+        else:
+            places = {f"cpu-{number}": None for number in range(self.workers or 1)}
+            options = self.options if "--cpu" in self.options else [*self.options, "--cpu"]
+        servers = {name: OwnServer(self.comfyui, self.folder / name, options, gpu) for name, gpu in places.items()}
         self.launch({name: Worker(server, node_types, self.stall) for name, server in servers.items()})
 
 

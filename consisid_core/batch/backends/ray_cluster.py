@@ -38,7 +38,13 @@ class RayCluster:
     keeps_identities = True
 
     def __init__(
-        self, address: str, comfyui: str | None, options: list[str], stall: float, shared: Path | None
+        self,
+        address: str,
+        comfyui: str | None,
+        options: list[str],
+        stall: float,
+        shared: Path | None,
+        gpus_each: int = 1,
     ) -> None:
         """
         Args:
@@ -47,12 +53,13 @@ class RayCluster:
             options: of ComfyUI's command line.
             stall: as for `Worker`.
             shared: the run's folder, if all machines see it under this path, so that workers write there.
+            gpus_each: so many GPUs, of one machine, a worker takes.
 
         Raises:
             ConsisIDError: there is no Ray here, no cluster there, or one of another version.
         """
         self.address, self.comfyui, self.options, self.stall = address, comfyui, options, stall
-        self.shared = RunFolder(shared) if shared else None
+        self.shared, self.gpus_each = RunFolder(shared) if shared else None, gpus_each
         self._ray = _connect(address)
         self._graph: dict = {}
         self._actors: dict[str, tuple[object, str]] = {}  # Worker -> actor, node.
@@ -71,7 +78,8 @@ class RayCluster:
         self._graph = graph
         machines = self._machines()
         if not machines:
-            raise ConsisIDError(f"The Ray cluster at {self.address} has no machine. Start one: ray start --address ...")
+            machine = "machine" if self.gpus_each == 1 else f"machine with {self.gpus_each} GPUs"
+            raise ConsisIDError(f"The Ray cluster at {self.address} has no {machine}. Add one: ray start --address ...")
         there = self._ray.remote(_weights_there).options(num_cpus=0, scheduling_strategy=_at(next(iter(machines))))
         digest, error = self._ray.get(there.remote(graph, self.comfyui, self.options))
         if error:
@@ -123,10 +131,11 @@ class RayCluster:
     def _machines(self):
         """Node -> workers that it gets."""
         nodes = {node["NodeID"]: node["Resources"] for node in self._ray.nodes() if node["Alive"]}
-        gpus = {node: int(resources.get("GPU", 0)) for node, resources in nodes.items()}
-        return {node: count for node, count in gpus.items() if count} or {
-            node: 1 for node, resources in nodes.items() if resources.get("CPU", 0) >= 1
-        }
+        gpus = {node: int(resources.get("GPU", 0)) // self.gpus_each for node, resources in nodes.items()}
+        with_gpus = {node: count for node, count in gpus.items() if count}
+        if with_gpus or self.gpus_each > 1:
+            return with_gpus
+        return {node: 1 for node, resources in nodes.items() if resources.get("CPU", 0) >= 1}
 
     def _look(self):
         """Start the actors that machines lack."""
@@ -140,7 +149,7 @@ class RayCluster:
             for _ in range(wanted - there[node]):
                 self._count += 1
                 name = f"{self._count}@{self._address_of(node)}"
-                takes = {"num_gpus": 1, "num_cpus": 0} if has_gpus else {"num_cpus": 1}
+                takes = {"num_gpus": self.gpus_each, "num_cpus": 0} if has_gpus else {"num_cpus": 1}
                 maker = self._ray.remote(_Actor).options(
                     **takes, max_restarts=0, max_concurrency=2, scheduling_strategy=_at(node)
                 )
@@ -231,7 +240,7 @@ class _Actor:
         except ConsisIDError as error:
             return str(error)
         if self._folder and outcome.kind is Kind.MADE:
-            self._folder.take(task, outcome)
+            self._folder.take(task, outcome, task.attempts)
             outcome = replace(outcome, content=b"")
         return outcome
 

@@ -15,8 +15,8 @@ def launched(monkeypatch):
     return found
 
 
-def start(tmp_path, workers=0, options=()):
-    Local(Path("/comfyui"), tmp_path, list(options), workers, 60).start(frozenset(), "")
+def start(tmp_path, workers=0, options=(), gpus_each=1):
+    Local(Path("/comfyui"), tmp_path, list(options), workers, 60, gpus_each).start(frozenset(), "")
 
 
 def test_a_server_for_each_gpu(tmp_path, launched, monkeypatch):
@@ -31,6 +31,17 @@ def test_a_server_for_each_gpu(tmp_path, launched, monkeypatch):
     launched.clear()
     start(tmp_path, workers=1)
     assert list(launched) == ["gpu-2"]
+
+
+def test_a_server_for_several_gpus(tmp_path, launched, monkeypatch):
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "2", "5"])
+    start(tmp_path, gpus_each=2)
+    assert {name: worker.server.gpu for name, worker in launched.items()} == {"gpu-0-2": "0,2"}
+    with pytest.raises(ConsisIDError, match="There are 3 GPUs for 2 workers, and each needs 2 of its own"):
+        start(tmp_path, workers=2, gpus_each=2)
+    monkeypatch.setattr(local, "visible_gpus", list)
+    with pytest.raises(ConsisIDError, match="There are 0 GPUs for 1 workers.*leave --workers and --gpus-per-video out"):
+        start(tmp_path, gpus_each=2)
 
 
 def test_servers_on_the_cpu(tmp_path, launched, monkeypatch):

@@ -6,6 +6,7 @@ CONSISID_BATCH_VIDEOS makes more videos than the few of every day.
 import os
 import time
 
+import psutil
 import pytest
 from consisid_pack.consisid_core.batch.backends.ray_cluster import RayCluster
 from consisid_pack.consisid_core.errors import ConsisIDError
@@ -39,8 +40,27 @@ def wait_for(process, folder, count):
         time.sleep(0.05)
 
 
+def kill_a_worker(nodes):
+    """Kill the process of a worker that is at work on one of these nodes, and wait for the end of its ComfyUI."""
+    raylets = [node.all_processes["raylet"][0].process.pid for node in nodes]
+
+    def at_work():
+        for process in psutil.process_iter(["ppid", "cmdline"]):
+            program = (process.info["cmdline"] or [""])[0]
+            if process.info["ppid"] in raylets and program.startswith("ray::_Actor.make"):
+                return process
+
+    deadline = time.monotonic() + 600
+    while not (worker := at_work()):
+        assert time.monotonic() < deadline, "no worker is at work"
+        time.sleep(0.01)
+    servers = worker.children(recursive=True)
+    worker.kill()
+    assert servers and not psutil.wait_procs(servers, timeout=60)[1], "its ComfyUI lives on"
+
+
 def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
-    """The driver is killed and started again, then a node is killed; compared with the run of one machine."""
+    """The driver is killed and started again, a worker is killed, then a node; compared with the run of one machine."""
     from helpers.ray_cluster import add_node
 
     rows = "".join(f"photos/{('anna', 'eve')[number % 2]}.png,{number}\n" for number in range(COUNT))
@@ -58,15 +78,33 @@ def test_every_video_is_made_whoever_dies(tmp_path, base, cluster):
     assert 0 < len(kept) < COUNT
     with start(folder, base, "--ray", cluster.address, "--files", "folder") as process:
         wait_for(process, folder, len(kept) + 1)
+        kill_a_worker(nodes)
+        wait_for(process, folder, max(len(kept) + 2, COUNT // 2))
         cluster.remove_node(nodes.pop(), allow_graceful=False)
-        wait_for(process, folder, min(COUNT - 1, len(kept) + 2))
+        wait_for(process, folder, min(COUNT - 1, len(videos(folder)) + 1))
         nodes.append(add_node(cluster, num_cpus=1))  # And a machine joins.
         output = process.communicate(timeout=1800)[0]
     assert process.returncode == 0 and f"{COUNT} of {COUNT} videos" in output, output
+    assert output.count(" is gone: Ray has lost it") >= 2 and "It is tried again." in output, output
+    assert max(line["attempts"] for line in lines(folder)) > 1, "what the worker had was made elsewhere"
     made = [line["what"] for line in lines(folder) if "file" in line]
     assert len(made) == len(set(made)) == COUNT, "none twice"
     assert videos(folder) == videos(alone), "byte for byte"
     assert not list((folder / "videos").glob("*.part"))
+
+
+def test_a_worker_takes_so_many_gpus_of_one_machine(cluster):
+    from helpers.ray_cluster import add_node
+
+    backend = RayCluster(cluster[0].address, None, [], 60, None, gpus_each=2)
+    with pytest.raises(ConsisIDError, match="has no machine with 2 GPUs. Add one: ray start"):
+        backend.weights({})
+    node = add_node(cluster[0], num_cpus=1, num_gpus=5)  # Ray believes what it is told.
+    try:
+        assert backend._machines() == {node.node_id: 2}
+    finally:
+        cluster[0].remove_node(node)
+        backend.close()
 
 
 def test_a_cluster_of_another_version_is_a_sentence(cluster):
