@@ -80,7 +80,7 @@ class ClipContest:
         """Scaled latents [1, 16, T, h, w]."""
         picture, embedding, states = identity
         frames, height, width = self.video_size
-        picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
+        picture = np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
         pixels = torch.from_numpy(picture).to(self.device).movedim(-1, 0)[None, :, None].float() / 127.5 - 1
         face = self.vae.encode(pixels.to(self.dtype), Pass(ALL_AT_ONCE))[0] * LATENT_SCALE
         image = torch.cat((face, face.new_zeros(face.shape[0], self.config.sample_frames - 1, *face.shape[2:])), dim=1)

