@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 from collections.abc import Callable
@@ -97,9 +98,11 @@ class StepCache:
             return sample(guider, sigmas, extra_args, callback, *args, **kwargs)
 
         cache = ResidualCache(self.skipped(guider.inner_model, sigmas[:-1]))
+        run = ResidualCache.run
         if "torch._dynamo" in sys.modules:
             # A compiled net calls it as it is: tracing it would compile anew at each step. The blocks stay compiled.
-            torch.compiler.disable(ResidualCache.run, recursive=False)
+            run = torch.compiler.disable(run, recursive=False)
+        run = functools.partial(run, cache)
 
         # The sampler calls it after the first evaluation of each step; those that follow lead to the next.
         def on_step(step, *results):
@@ -107,7 +110,7 @@ class StepCache:
             if callback is not None:
                 callback(step, *results)
 
-        add_wrapper_with_key(BLOCKS_WRAPPER, _KEY, cache.run, extra_args["model_options"], is_model_options=True)
+        add_wrapper_with_key(BLOCKS_WRAPPER, _KEY, run, extra_args["model_options"], is_model_options=True)
         try:
             samples = sample(guider, sigmas, extra_args, on_step, *args, **kwargs)
         finally:

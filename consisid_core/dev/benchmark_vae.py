@@ -7,7 +7,8 @@ from torch import nn
 
 from ..errors import ConsisIDError
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE, Pass
-from .measuring import Row, memory_row, timed_rows, timings
+from ..training.diffusion import LATENT_SCALE
+from .measuring import Row, memory_row, require_agreement, timed_rows, timings
 from .reference import importing_diffusers
 
 NETS = {"small": ((32, 32, 64, 64), 1), "mid": ((128, 256, 256, 512), 3), "full": ((128, 256, 256, 512), 3)}
@@ -32,7 +33,7 @@ def build_vaes(size: str, device: str, dtype: torch.dtype) -> tuple[CogVideoXVAE
         from diffusers import AutoencoderKLCogVideoX
     widths, layers = NETS[size]
     with torch.device("meta"):
-        theirs = AutoencoderKLCogVideoX(block_out_channels=widths, layers_per_block=layers)
+        theirs = AutoencoderKLCogVideoX(block_out_channels=widths, layers_per_block=layers, scaling_factor=LATENT_SCALE)
         ours = CogVideoXVAE(widths, layers)
     theirs = theirs.to(dtype).to_empty(device=device)
     generator = torch.Generator(device).manual_seed(0)
@@ -74,15 +75,9 @@ def compare_vae(size: str, device: str, dtype: str, repeats: int) -> tuple[str, 
     rows = []
     for what, (mine, reference) in methods.items():
         calls = {"": lambda mine=mine: mine(ALL_AT_ONCE), " in small chunks": lambda mine=mine: mine(CHUNK_VALUES)}
-        expected = reference().float()
+        expected = reference()
         for call in calls.values():
-            error = ((call().float() - expected).norm() / expected.norm()).item()
-            if not error <= AGREEMENT[dtype]:
-                raise ConsisIDError(
-                    f"The VAEs disagree: relative error of {what} {error:.2g}, allowed {AGREEMENT[dtype]:.2g} in "
-                    f"{dtype}. Timings of different computations mean nothing, so there are none. Please report this "
-                    "with your versions of torch and diffusers."
-                )
+            require_agreement("VAEs", call(), expected, AGREEMENT[dtype], what)
         *times, reference_times = timings([*calls.values(), reference], device, repeats)
         for name, turns in zip(calls, times, strict=True):
             rows += timed_rows(f"{what}{name}", turns, reference_times, device)

@@ -10,6 +10,8 @@ from itertools import accumulate
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from ..errors import ConsisIDError
+
 Row = tuple[str, str, float, float, float]
 """What, unit, ours, the reference's, the reference's / ours."""
 
@@ -17,6 +19,29 @@ Turns = Sequence[tuple[float, float]]
 """(wall, processor) seconds of one call in each turn."""
 
 MIB = 2**20
+
+
+def require_agreement(
+    who: str, ours: torch.Tensor, theirs: torch.Tensor, allowed: float, result: str | None = None
+) -> None:
+    """Before anything is timed: both implementations must compute the same.
+
+    Args:
+        who: the two, in the plural; result: which result of theirs.
+        ours, theirs: tensors of one shape.
+        allowed: greatest difference, relative to the norm.
+
+    Raises:
+        ConsisIDError: they do not.
+    """
+    expected = theirs.float()
+    error = ((ours.float() - expected).norm() / expected.norm()).item()
+    if not error <= allowed:
+        raise ConsisIDError(
+            f"The {who} disagree: relative error {f'of {result} ' if result else ''}{error:.2g}, allowed "
+            f"{allowed:.2g}. Timings of different computations mean nothing, so there are none. Please report this "
+            "with your versions of torch and diffusers."
+        )
 
 
 def seconds(call: Callable, device: str) -> tuple[float, float]:

@@ -419,7 +419,13 @@ def test_compiled_nets_are_not_compiled_anew_at_each_step(net, cached, ksampler)
         compiled = node.execute(cached(model, threshold=100.0), backend="eager").args[0]
     else:
         compiled = node().patch(cached(model, threshold=100.0), backend="eager")[0]
+    stats = torch._dynamo.utils.counters["stats"]
     first = ksampler(compiled, steps=4)
-    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    graphs = stats["unique_graphs"]
     assert relative_error(first, ksampler(cached(model, threshold=100.0), steps=4)) < 1e-5
     assert graphs <= 6, "before, through and after the blocks, and what is between them"
+    assert graphs == 3, "nothing is between them"
+    ksampler(compiled, steps=4, seed=6)
+    assert stats["unique_graphs"] == graphs, "a second video is not compiled"
+    ksampler(compiled, steps=6, frames=2)
+    assert stats["unique_graphs"] == 2 * graphs, "another size is compiled once, whatever the steps"

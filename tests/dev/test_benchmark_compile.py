@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from consisid_pack.consisid_core.dev.benchmark import Contest
 from consisid_pack.consisid_core.dev.benchmark_compile import compare_compiled
+from consisid_pack.consisid_core.dev.benchmark_transformer import Contest
 from consisid_pack.consisid_core.errors import ConsisIDError
 
 

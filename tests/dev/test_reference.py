@@ -24,6 +24,12 @@ def test_a_command_without_diffusers_says_so(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_command_without_what_the_face_path_needs_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    with pytest.raises(SystemExit, match="face path, which does not import here .*skimage.data.* --no-deps facexlib"):
+        benchmark.main(["--what", "face", "--size", "small", "--device", "cpu"])
+
+
 def test_a_missing_device_is_named(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(SystemExit, match="finds no CUDA device.*Leave out --device"):
