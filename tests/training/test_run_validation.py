@@ -103,8 +103,9 @@ def test_two_processes_with_a_sliced_net_make_the_same_videos(validated, tmp_pat
     run_two(sharded, tmp_path / "run")
     folders = [folder / "run" / "validation" / "000005" for folder in (validated, tmp_path)]
     assert [path.name for path in sorted(folders[1].iterdir())] == [path.name for path in sorted(folders[0].iterdir())]
-    one, two = (frames_of(folder / "anna.mp4") for folder in folders)
-    assert abs(one - two).mean() < 0.1  # Sums in another order, and H.264 after them.
+    # Frames as they were before H.264, which makes much of a pixel that another order of sums rounds to its neighbour.
+    one, two = (np.asarray(Image.open(folder / "strip.jpg")).astype(int) for folder in folders)
+    assert one.shape == two.shape and abs(one - two).mean() < 0.02
 
 
 def test_what_goes_wrong_with_videos_does_not_end_the_training(validated, tmp_path, monkeypatch, capsys):
