@@ -15,13 +15,14 @@ from collections.abc import Sequence
 
 import torch
 
+from ..command_line import at_least
 from ..errors import ConsisIDError
 from .benchmark_clip import compare_clip, compare_video
 from .benchmark_compile import compare_compiled
 from .benchmark_face import compare_face
-from .benchmark_transformer import COMPUTE_DTYPE, SIZES, Contest, compare_transformer
+from .benchmark_transformer import SIZES, Contest, compare_transformer
 from .benchmark_vae import compare_vae
-from .measuring import print_table
+from .measuring import COMPUTE_DTYPE, print_table
 
 
 @torch.inference_mode()
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=SIZES, help="default: full on cuda, else mid")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--dtype", choices=COMPUTE_DTYPE, help="default: bf16 on cuda, else fp32")
-    parser.add_argument("--repeats", type=int, default=7, help="turns to time, default 7")
+    parser.add_argument("--repeats", type=at_least(1), default=7, help="turns to time, default 7")
     args = parser.parse_args(arguments)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     size = args.size or ("full" if device == "cuda" else "mid")

@@ -15,9 +15,9 @@ from ..model.vae import Pass
 from ..training.diffusion import LATENT_SCALE
 from ..training.sample import Sampling, sample_latents, to_pixels
 from .benchmark_face import STAND_INS, FaceContest, Identity, extractor_config
-from .benchmark_transformer import AGREEMENT, COMPUTE_DTYPE, SIZES, build_pair
+from .benchmark_transformer import SIZES, build_pair
 from .benchmark_vae import ALL_AT_ONCE, build_vaes
-from .measuring import Row, memory_row, require_agreement, timed_rows, timings
+from .measuring import AGREEMENT, COMPUTE_DTYPE, Row, memory_row, require_agreement, timed_rows, timings
 from .reference import importing_diffusers
 
 STEPS = {"small": 2, "mid": 2, "full": 50}

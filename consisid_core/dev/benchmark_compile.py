@@ -8,10 +8,7 @@ import torch
 from torch import nn
 
 from ..errors import ConsisIDError
-from .measuring import Row, timed_rows, timings
-
-AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2, "fp8": 3e-2}
-"""Relative error allowed: fused kernels round between fewer steps."""
+from .measuring import AGREEMENT, Row, relative_error, timed_rows, timings
 
 
 @torch.inference_mode()
@@ -28,8 +25,7 @@ def compare_compiled(
         ConsisIDError: the compiled net computes something else.
     """
     compiled = torch.compile(net, backend=backend, fullgraph=True)
-    expected = forward(net).float()
-    error = ((forward(compiled).float() - expected).norm() / expected.norm()).item()
+    error = relative_error(forward(compiled), forward(net))
     if not error <= AGREEMENT[dtype]:
         raise ConsisIDError(
             f"The compiled net disagrees with itself: relative error {error:.2g}, allowed {AGREEMENT[dtype]:.2g} in "

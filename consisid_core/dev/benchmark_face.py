@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..errors import ConsisIDError
 from ..face.align import FACE_SIZE, FFHQ_TEMPLATE
 from ..face.analyze import analyze_photos
 from ..face.detector import FaceDetector
@@ -23,7 +22,7 @@ from ..model.config import FacialExtractorConfig
 from ..model.facial_extractor import LocalFacialExtractor
 from .benchmark_transformer import SIZES
 from .demo_face_pack import write_demo_face_pack
-from .measuring import Row, memory_row, require_agreement, timed_rows, timings
+from .measuring import AGREEMENT, Row, memory_row, require_agreement, stored_dtype, timed_rows, timings
 from .random_weights import randomize
 from .reference import importing_diffusers, importing_face_path
 
@@ -34,9 +33,6 @@ SECOND_DETECTORS = {"small": "mobile0.25", "mid": "resnet50", "full": "resnet50"
 TOWERS = {"small": {"width": 64, "layers": 21, "patch_size": 4, "image_size": 20}, "mid": {}, "full": {}}
 """What differs from the released EVA-CLIP."""
 CLIP_DIM = {"small": 24, "mid": 768, "full": 768}
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2}
-"""Relative error allowed: bf16 keeps 8 bits, and each net rounds in its own order."""
 
 STAND_INS = (
     "YuNet and SFace on both sides in place of antelopev2; BiSeNet, EVA-CLIP and facexlib's detector with random "
@@ -169,10 +165,9 @@ def compare_face(size: str, device: str, dtype: str, repeats: int) -> tuple[str,
     Raises:
         ConsisIDError: the results disagree, a library is missing, or the nets know no such dtype.
     """
-    if dtype not in DTYPES:
-        raise ConsisIDError(f"The face path does not run in {dtype}. Choose --dtype {' or '.join(DTYPES)}.")
-    contest = FaceContest(size, device, DTYPES[dtype])
-    extractor, theirs_extractor = build_extractors(extractor_config(size), device, DTYPES[dtype])
+    stored = stored_dtype("face path", dtype)
+    contest = FaceContest(size, device, stored)
+    extractor, theirs_extractor = build_extractors(extractor_config(size), device, stored)
     crop = torch.rand(1, 3, FACE_SIZE, FACE_SIZE, generator=torch.Generator().manual_seed(3)).to(device)
     pixels = torch.nn.functional.interpolate(crop, contest.tower.image_size).to(contest.dtype)
     features = contest.tower(pixels)

@@ -18,7 +18,17 @@ from ..model.config import FacialExtractorConfig, TransformerConfig
 from ..model.facial_extractor import PerceiverAttention
 from ..model.rope import rotary_table
 from ..model.transformer import ConsisIDTransformer, JointAttention
-from .measuring import Row, median_wall, memory_row, require_agreement, synchronize, timed_rows, timings
+from .measuring import (
+    AGREEMENT,
+    COMPUTE_DTYPE,
+    Row,
+    median_wall,
+    memory_row,
+    require_agreement,
+    synchronize,
+    timed_rows,
+    timings,
+)  # fmt: skip
 from .reference import importing_diffusers
 
 SIZES = {
@@ -36,10 +46,7 @@ SIZES = {
 }  # fmt: skip
 EVA_TOKENS = {"small": 10, "mid": 65, "full": 577}
 
-COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 FP8 = torch.float8_e4m3fn
-# Relative error allowed between the nets: bf16 keeps 8 bits, and each net rounds in its own order, layer upon layer.
-AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2, "fp8": 3e-2}
 
 # The part of a forward that a module's own operations belong to; the scaled dot product and the face have their own.
 PARTS = ("linear layers", "attention", "norms", "rotary", "face attention", "rest")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..errors import ConsisIDError
 from ..model.vae import CHUNK_VALUES, CogVideoXVAE, Pass
 from ..training.diffusion import LATENT_SCALE
-from .measuring import Row, memory_row, require_agreement, timed_rows, timings
+from .measuring import AGREEMENT, Row, memory_row, require_agreement, stored_dtype, timed_rows, timings
+from .random_weights import randomize
 from .reference import importing_diffusers
 
 NETS = {"small": ((32, 32, 64, 64), 1), "mid": ((128, 256, 256, 512), 3), "full": ((128, 256, 256, 512), 3)}
 """Widths of the frame sizes, and residual blocks of each."""
 VIDEOS = {"small": (9, 16, 24), "mid": (9, 48, 64), "full": (49, 480, 720)}
 """Frames, height and width; to an odd number of latent frames, for diffusers gives more frames of an even one."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2}
-"""Relative error allowed: bf16 keeps 8 bits, and each net rounds in its own order."""
 
 ALL_AT_ONCE = 2**30
 """A chunk for a device with much memory; CHUNK_VALUES is that for one with little."""
@@ -36,13 +33,7 @@ def build_vaes(size: str, device: str, dtype: torch.dtype) -> tuple[CogVideoXVAE
         theirs = AutoencoderKLCogVideoX(block_out_channels=widths, layers_per_block=layers, scaling_factor=LATENT_SCALE)
         ours = CogVideoXVAE(widths, layers)
     theirs = theirs.to(dtype).to_empty(device=device)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, weight in theirs.state_dict().items():
-        weight.normal_(generator=generator)
-        if weight.ndim == 1:
-            weight.mul_(0.1).add_("norm" in name and name.endswith("weight"))
-        else:
-            weight.div_(weight[0].numel() ** 0.5)
+    randomize(theirs.state_dict(), seed=0)
     ours.load_state_dict(theirs.state_dict(), assign=True)
     return ours.requires_grad_(False).eval(), theirs.requires_grad_(False).eval()
 
@@ -57,14 +48,13 @@ def compare_vae(size: str, device: str, dtype: str, repeats: int) -> tuple[str, 
     Raises:
         ConsisIDError: the nets disagree, diffusers does not import, or the VAE knows no such dtype.
     """
-    if dtype not in DTYPES:
-        raise ConsisIDError(f"The VAE does not run in {dtype}. Choose --dtype {' or '.join(DTYPES)}.")
-    ours, theirs = build_vaes(size, device, DTYPES[dtype])
+    stored = stored_dtype("VAE", dtype)
+    ours, theirs = build_vaes(size, device, stored)
     frames, height, width = VIDEOS[size]
     generator = torch.Generator(device).manual_seed(1)
 
     def randn(*shape):
-        return torch.randn(1, *shape, generator=generator, device=device).to(DTYPES[dtype])
+        return torch.randn(1, *shape, generator=generator, device=device).to(stored)
 
     latents = randn(16, (frames + 3) // 4, height // 8, width // 8)
     pixels = randn(3, frames, height, width).clamp(-1, 1)

@@ -20,6 +20,22 @@ Turns = Sequence[tuple[float, float]]
 
 MIB = 2**20
 
+COMPUTE_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
+"""Of the command's --dtype."""
+AGREEMENT = {"fp32": 1e-5, "bf16": 3e-2, "fp8": 3e-2}
+"""Relative error allowed: bf16 keeps 8 bits, and each net rounds in its own order, layer upon layer."""
+
+
+def stored_dtype(what: str, dtype: str) -> torch.dtype:
+    """Of what has no fp8 form.
+
+    Raises:
+        ConsisIDError: fp8 was asked for.
+    """
+    if dtype == "fp8":
+        raise ConsisIDError(f"The {what} does not run in fp8. Choose --dtype fp32 or bf16.")
+    return COMPUTE_DTYPE[dtype]
+
 
 def require_agreement(
     who: str, ours: torch.Tensor, theirs: torch.Tensor, allowed: float, result: str | None = None
@@ -34,14 +50,19 @@ def require_agreement(
     Raises:
         ConsisIDError: they do not.
     """
-    expected = theirs.float()
-    error = ((ours.float() - expected).norm() / expected.norm()).item()
+    error = relative_error(ours, theirs)
     if not error <= allowed:
         raise ConsisIDError(
             f"The {who} disagree: relative error {f'of {result} ' if result else ''}{error:.2g}, allowed "
             f"{allowed:.2g}. Timings of different computations mean nothing, so there are none. Please report this "
             "with your versions of torch and diffusers."
         )
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Of tensors of one shape, by the norm."""
+    expected = expected.float()
+    return ((actual.float() - expected).norm() / expected.norm()).item()
 
 
 def seconds(call: Callable, device: str) -> tuple[float, float]:

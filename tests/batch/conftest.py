@@ -5,7 +5,8 @@ import pytest
 import torch
 from consisid_pack.consisid_core.batch.server import OwnServer
 from helpers import ROOT
-from helpers.batch import QUICKER, TROUBLE, plain_graph
+from helpers.batch import TROUBLE, plain_graph
+from helpers.served import QUICKER
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +23,7 @@ def base(tmp_path_factory, models_dir):
 
 @pytest.fixture(scope="session")
 def server_options(base):
-    return [*QUICKER, "--base-directory", str(base), *([] if torch.cuda.is_available() else ["--cpu"])]
+    return [QUICKER, "--base-directory", str(base), *([] if torch.cuda.is_available() else ["--cpu"])]
 
 
 @pytest.fixture(scope="session")

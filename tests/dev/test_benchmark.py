@@ -25,3 +25,9 @@ def test_table_is_complete(capsys, dtype):
     for column in (1, 2):
         shares = [float(rows[f"{part}, of a forward"][column]) for part in PARTS]
         assert sum(shares) == pytest.approx(100, abs=1)
+
+
+def test_no_turns_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        benchmark.main(["--size", "small", "--device", "cpu", "--repeats", "0"])
+    assert "'0' is not a whole number from 1 on" in capsys.readouterr().err

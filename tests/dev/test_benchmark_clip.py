@@ -1,21 +1,17 @@
 """The comparison of whole clips at its smallest size: that it measures, never how fast."""
 
-import math
-
 import pytest
 import torch
-from consisid_pack.consisid_core.dev import benchmark, benchmark_clip
+from consisid_pack.consisid_core.dev import benchmark_clip
 from consisid_pack.consisid_core.errors import ConsisIDError
+from helpers.benchmarks import measured
 
 
 @pytest.mark.parametrize("what, row", [("clip", "a clip's latents"), ("video", "photo to frames")])
 def test_table_is_complete(capsys, what, row):
-    benchmark.main(["--what", what, "--size", "small", "--device", "cpu", "--dtype", "fp32", "--repeats", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"{what}, small, fp32, cpu: 9 frames of 96x64, 2 DPM steps with guidance 6")
-    rows = {cells[1].strip(): cells[3:-1] for cells in (line.split("|") for line in lines[4:])}
-    assert list(rows) == [row, f"{row}, processor time", f"peak memory of {row}, besides weights"]
-    assert all(0 < float(number) < math.inf for numbers in rows.values() for number in numbers)
+    title, rows = measured(what, capsys)
+    assert title.startswith(f"{what}, small, fp32, cpu: 9 frames of 96x64, 2 DPM steps with guidance 6")
+    assert rows == [row, f"{row}, processor time", f"peak memory of {row}, besides weights"]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,11 @@
 """The comparison of the face paths at its smallest size: that it measures, never how fast."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from consisid_pack.consisid_core.dev import benchmark, benchmark_face
 from consisid_pack.consisid_core.errors import ConsisIDError
+from helpers.benchmarks import measured
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +20,11 @@ def built_once(monkeypatch, contest):
 
 
 def test_table_is_complete(capsys):
-    benchmark.main(["--what", "face", "--size", "small", "--device", "cpu", "--dtype", "fp32", "--repeats", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("face, small, fp32, cpu: a photo of 256x256; YuNet and SFace on both sides in place of")
-    rows = {cells[1].strip(): cells[3:-1] for cells in (line.split("|") for line in lines[4:])}
+    title, rows = measured("face", capsys)
+    assert title.startswith("face, small, fp32, cpu: a photo of 256x256; YuNet and SFace on both sides in place of")
     timed = ["photo to tokens", "the same without facexlib's detector", "face parsing", "EVA tower", "facial extractor"]
     memory = "peak memory of photo to tokens, besides weights"
     assert sorted(rows) == sorted([*timed, *(f"{what}, processor time" for what in timed), memory])
-    assert all(0 < float(number) < math.inf for numbers in rows.values() for number in numbers)
 
 
 @torch.inference_mode()

@@ -1,24 +1,20 @@
 """The comparison of the VAEs at its smallest size: that it measures, never how fast."""
 
-import math
-
 import pytest
 import torch
 from consisid_pack.consisid_core.dev import benchmark, benchmark_vae
 from consisid_pack.consisid_core.errors import ConsisIDError
+from helpers.benchmarks import measured
 
 
 def test_table_is_complete(capsys):
-    benchmark.main(["--what", "vae", "--size", "small", "--device", "cpu", "--dtype", "fp32", "--repeats", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "vae, small, fp32, cpu: 9 frames of 24x16, widths 32, 32, 64, 64; median of 1 turns."
-    rows = {cells[1].strip(): cells[3:-1] for cells in (line.split("|") for line in lines[4:])}
+    title, rows = measured("vae", capsys)
+    assert title == "vae, small, fp32, cpu: 9 frames of 24x16, widths 32, 32, 64, 64; median of 1 turns."
     timed = [f"{what}{chunks}{clock}" for what in ("decode", "encode") for chunks in ("", " in small chunks")
              for clock in ("", ", processor time")]  # fmt: skip
     memory = [f"peak memory of {what}{chunks}, besides weights" for what in ("decode", "encode")
               for chunks in ("", " in small chunks")]  # fmt: skip
     assert sorted(rows) == sorted([*timed, *memory])
-    assert all(0 < float(number) < math.inf for numbers in rows.values() for number in numbers)
 
 
 def test_nets_that_disagree_are_not_timed(monkeypatch):

@@ -11,10 +11,9 @@ from PIL import Image
 from skimage import data
 
 from helpers import ROOT
+from helpers.served import QUICKER
 
 DEMO = ROOT / "tests" / "workflows" / "consisid_demo.json"
-QUICKER = ["--disable-api-nodes"]
-"""Of ComfyUI's options: a quarter of its start are nodes that ask services on the internet."""
 SECONDS = 900  # that one command may take; other work on the machine slows it
 
 # A node of another pack that fails as it is told, once if a file is named whose existence says that it did.
@@ -91,7 +90,7 @@ def command(folder, base, *options):
     program = [sys.executable, "-m", "consisid_core.batch", folder, "--graph", folder / "graph.json"]
     if base:
         program += ["--comfyui", os.environ["COMFYUI_PATH"]]
-        program += ["--server-options", shlex.join([*QUICKER, "--base-directory", str(base)])]
+        program += ["--server-options", shlex.join([QUICKER, "--base-directory", str(base)])]
     return [str(part) for part in (*program, *options)]
 
 

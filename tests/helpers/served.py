@@ -14,8 +14,10 @@ from skimage import data
 from helpers import ROOT
 from helpers.processes import SECONDS
 
+QUICKER = "--disable-api-nodes"
+"""Of ComfyUI's options: a quarter of its start are nodes of paid services."""
 OPTIONS = (
-    "--disable-api-nodes",  # Nodes of paid services: hundreds to import and to describe.
+    QUICKER,
     "--cache-classic",  # What was made stays, however little memory the machine has left.
 )
 
